@@ -1,0 +1,70 @@
+//! Names and sizes that both sides look objects up by.
+//!
+//! Map and program names have at most 15 characters: the kernel cuts the rest (`BPF_OBJ_NAME_LEN`).
+
+/// Layout version of the pinned maps. It is part of the pin path: an agent with another layout makes maps
+/// of its own beside the old ones, fills them, and only then swaps the programs on the pinned links.
+pub const VERSION: u32 = 1;
+
+/// Names of the programs in the BPF object.
+pub mod program {
+    /// tcx ingress on the host side of a container's veth.
+    pub const FROM_ENDPOINT: &str = "from_endpoint";
+    /// tcx ingress on the underlay device.
+    pub const FROM_UNDERLAY: &str = "from_underlay";
+    /// tcx ingress on the collect-metadata vxlan device: what the kernel decapsulated for us.
+    pub const FROM_TUNNEL: &str = "from_tunnel";
+    /// XDP on the underlay device.
+    pub const XDP_UNDERLAY: &str = "xdp_underlay";
+}
+
+/// Names of the maps in the BPF object, and of their pins.
+pub mod map {
+    /// One [`Config`](crate::config::Config) at index 0.
+    pub const CONFIG: &str = "config";
+    /// ifindex of a host veth → [`Endpoint`](crate::endpoint::Endpoint).
+    pub const ENDPOINTS: &str = "endpoints";
+    /// [`FdbKey`](crate::fdb::FdbKey) → [`FdbEntry`](crate::fdb::FdbEntry).
+    pub const FDB: &str = "fdb";
+    /// [`NeighKey`](crate::neigh::NeighKey) → [`Neigh`](crate::neigh::Neigh).
+    pub const NEIGH: &str = "neigh";
+    /// Index → [`Vtep`](crate::vtep::Vtep).
+    pub const VTEPS: &str = "vteps";
+    /// [`VtepMemberKey`](crate::vtep::VtepMemberKey) → 1.
+    pub const VTEP_MEMBERS: &str = "vtep_members";
+    /// VNI → [`Network`](crate::network::Network).
+    pub const NETWORKS: &str = "networks";
+    /// Longest prefix of [`RouteKey`](crate::route::RouteKey) → VNI.
+    pub const ROUTES: &str = "routes";
+    /// [`PolicyKey`](crate::policy::PolicyKey) → [`Policy`](crate::policy::Policy).
+    pub const POLICY: &str = "policy";
+    /// ifindex of a host veth → [`EndpointStats`](crate::stats::EndpointStats), per CPU.
+    pub const ENDPOINT_STATS: &str = "endpoint_stats";
+    /// [`DropKey`](crate::stats::DropKey) → [`DropCount`](crate::stats::DropCount), per CPU.
+    pub const DROPS: &str = "drops";
+    /// Log records of aya-log.
+    pub const LOGS: &str = "AYA_LOGS";
+}
+
+/// Most entries of each map. Hash maps take memory for the entries they have, not for these bounds
+/// (`BPF_F_NO_PREALLOC` where the bound is large).
+pub mod capacity {
+    /// Containers on one host.
+    pub const ENDPOINTS: usize = 4_096;
+    /// Containers in the cluster, and gateways.
+    pub const FDB: usize = 262_144;
+    /// Container and gateway addresses in the cluster.
+    pub const NEIGH: usize = 262_144;
+    /// Other hosts.
+    pub const VTEPS: usize = 16_384;
+    /// Pairs of a network and a host that has a part in it.
+    pub const VTEP_MEMBERS: usize = 262_144;
+    /// Networks.
+    pub const NETWORKS: usize = 16_384;
+    /// Subnets, and subnets reachable by policy.
+    pub const ROUTES: usize = 65_536;
+    /// Ordered pairs of networks that may talk.
+    pub const POLICY: usize = 65_536;
+    /// Combinations of network, endpoint and reason that dropped a packet.
+    pub const DROPS: usize = 65_536;
+}

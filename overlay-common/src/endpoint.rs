@@ -1,0 +1,20 @@
+//! A container's attachment, as the source of packets.
+
+use crate::assert_layout;
+
+/// Who sits behind a host veth (map `endpoints`, keyed by the veth's ifindex as `u32`).
+///
+/// Identity comes from the device a packet arrived on, never from anything a container wrote.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The network it belongs to.
+    pub vni: u32,
+    /// The only IPv4 source address it may use.
+    pub ipv4: [u8; 4],
+    /// The only hardware address it may use.
+    pub mac: [u8; 6],
+    #[doc(hidden)]
+    pub pad: [u8; 2],
+}
+assert_layout!(Endpoint, size 16, vni @ 0, ipv4 @ 4, mac @ 8, pad @ 14);

@@ -1,0 +1,51 @@
+//! Forwarding database: where a hardware address lives.
+
+use crate::assert_layout;
+
+/// Key of map `fdb`. The VNI comes first: equal addresses in two networks are two entries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FdbKey {
+    /// The network.
+    pub vni: u32,
+    /// The destination.
+    pub mac: [u8; 6],
+    #[doc(hidden)]
+    pub pad: [u8; 2],
+}
+assert_layout!(FdbKey, size 12, vni @ 0, mac @ 4, pad @ 10);
+
+impl FdbKey {
+    /// Key of one hardware address in one network.
+    #[must_use]
+    pub const fn new(vni: u32, mac: [u8; 6]) -> Self {
+        Self { vni, mac, pad: [0; 2] }
+    }
+}
+
+/// Value of map `fdb`: exactly one of the two is set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// Host veth of a container on this host, else 0.
+    pub ifindex: u32,
+    /// Index in `vteps` of the host where it is, else 0.
+    pub vtep: u32,
+    /// Address of that VTEP, for whoever reads the map; the programs use `vtep`.
+    pub vtep_addr: [u8; 4],
+}
+assert_layout!(FdbEntry, size 12, ifindex @ 0, vtep @ 4, vtep_addr @ 8);
+
+impl FdbEntry {
+    /// A container on this host.
+    #[must_use]
+    pub const fn local(ifindex: u32) -> Self {
+        Self { ifindex, vtep: 0, vtep_addr: [0; 4] }
+    }
+
+    /// A container behind another VTEP.
+    #[must_use]
+    pub const fn remote(vtep: u32, vtep_addr: [u8; 4]) -> Self {
+        Self { ifindex: 0, vtep, vtep_addr }
+    }
+}

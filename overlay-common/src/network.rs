@@ -1,0 +1,21 @@
+//! What the programs know of a network.
+
+use crate::assert_layout;
+
+/// Value of map `networks`, keyed by the VNI as `u32`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// The gateway's address: source of ICMP errors.
+    pub gateway_ipv4: [u8; 4],
+    /// The gateway's hardware address: frames to it are routed.
+    pub gateway_mac: [u8; 6],
+    /// Largest IP packet of the network in bytes.
+    pub mtu: u16,
+    /// Sum of `FLAG_*`.
+    pub flags: u32,
+}
+assert_layout!(Network, size 16, gateway_ipv4 @ 0, gateway_mac @ 4, mtu @ 10, flags @ 12);
+
+/// The network has no way to the outside world.
+pub const FLAG_INTERNAL: u32 = 1 << 0;

@@ -1,0 +1,45 @@
+//! Counters. All are per CPU: the programs write no memory that another CPU writes.
+
+use crate::assert_layout;
+
+/// Value of map `endpoint_stats`, keyed by the host veth's ifindex as `u32`.
+///
+/// Bytes are those of the container's frames, without the outer headers. The agent makes the entry when
+/// it attaches the container.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointStats {
+    /// Packets the container sent that were forwarded (a GSO packet counts once).
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Packets delivered to the container.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+}
+assert_layout!(EndpointStats, size 32, tx_packets @ 0, tx_bytes @ 8, rx_packets @ 16, rx_bytes @ 24);
+
+/// Key of map `drops`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DropKey {
+    /// The network, 0 where it is not known.
+    pub vni: u32,
+    /// Host veth of the local endpoint concerned, 0 where none is.
+    pub ifindex: u32,
+    /// Number of the [`DropReason`](crate::verdict::DropReason).
+    pub reason: u32,
+}
+assert_layout!(DropKey, size 12, vni @ 0, ifindex @ 4, reason @ 8);
+
+/// Value of map `drops`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropCount {
+    /// Packets dropped.
+    pub packets: u64,
+    /// Their bytes, as the dropping program saw them.
+    pub bytes: u64,
+}
+assert_layout!(DropCount, size 16, packets @ 0, bytes @ 8);

@@ -1,0 +1,142 @@
+//! Why a packet did not go on.
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal;)+) => {
+        /// Why a packet was dropped. Numbers are stable: a reason that goes leaves a gap.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $name = $number,)+
+        }
+
+        impl DropReason {
+            /// Every reason, by number.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The name by which the command line and metrics call it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// One line for people: what happened.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
+            /// The reason with this number.
+            #[must_use]
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)+ _ => None }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    // From a container.
+    /// a packet on a veth that has no endpoint record
+    UnknownEndpoint = 1, "unknown_endpoint";
+    /// the frame ends before its headers do
+    Truncated = 2, "truncated";
+    /// the container sent a VLAN-tagged frame
+    VlanTagged = 3, "vlan_tagged";
+    /// the source MAC is not the container's own
+    SpoofedMac = 4, "spoofed_mac";
+    /// the source IP is not the container's own
+    SpoofedIp = 5, "spoofed_ip";
+    /// an ARP packet claims another's MAC or IP
+    SpoofedArp = 6, "spoofed_arp";
+    /// neither IPv4 nor ARP
+    UnsupportedProtocol = 7, "unsupported_protocol";
+    /// an IPv4 header whose version, header length or total length lies
+    MalformedIp = 8, "malformed_ip";
+    /// no container of the network has the destination MAC
+    UnknownMac = 9, "unknown_mac";
+    /// broadcast or multicast, which overlay networks do not flood
+    Multicast = 10, "multicast";
+    /// sent to the gateway for an address in no reachable network
+    NoRoute = 11, "no_route";
+    /// the destination is in another network and no policy allows it
+    PolicyDenied = 12, "policy_denied";
+    /// TTL ran out at the gateway
+    TtlExceeded = 13, "ttl_exceeded";
+    /// the destination network has no container with that address
+    UnknownDestination = 14, "unknown_destination";
+    /// larger than the network's MTU; answered with fragmentation-needed
+    TooBig = 15, "too_big";
+    /// the container sent VXLAN itself
+    NestedVxlan = 16, "nested_vxlan";
+    /// the outer header could not be written
+    EncapFailed = 17, "encap_failed";
+    /// an ARP packet that asks for nobody we know, or asks nothing
+    ArpUnanswered = 18, "arp_unanswered";
+
+    // From the underlay: the outer packet.
+    /// a VXLAN packet that ends before its headers do
+    OuterTruncated = 32, "outer_truncated";
+    /// a fragment of a VXLAN packet
+    OuterFragment = 33, "outer_fragment";
+    /// outer IPv4 or UDP header with options or with lengths that lie
+    OuterMalformed = 34, "outer_malformed";
+    /// the flag that makes the VNI valid is not set
+    VxlanFlags = 35, "vxlan_flags";
+    /// no network has this VNI
+    UnknownVni = 36, "unknown_vni";
+    /// the outer source is no node of the cluster
+    UnknownVtep = 37, "unknown_vtep";
+    /// the outer source is a node without a part in this network
+    VtepNotMember = 38, "vtep_not_member";
+
+    // From the underlay: the inner packet.
+    /// the inner frame ends before its headers do
+    InnerTruncated = 48, "inner_truncated";
+    /// the inner frame is VLAN-tagged
+    InnerVlanTagged = 49, "inner_vlan_tagged";
+    /// the inner packet is not IPv4
+    InnerUnsupported = 50, "inner_unsupported";
+    /// inner IPv4 header whose version, header length or total length lies
+    InnerMalformed = 51, "inner_malformed";
+    /// VXLAN inside VXLAN
+    InnerNestedVxlan = 52, "inner_nested_vxlan";
+    /// the inner destination is broadcast or multicast
+    InnerMulticast = 53, "inner_multicast";
+    /// no container of the network has the inner destination MAC
+    InnerUnknownMac = 54, "inner_unknown_mac";
+    /// the inner destination lives on another host
+    InnerNotLocal = 55, "inner_not_local";
+    /// the outer header could not be removed
+    DecapFailed = 56, "decap_failed";
+    /// the underlay marked congestion on a packet whose ends do not speak ECN
+    InnerNotEct = 57, "inner_not_ect";
+
+    // On the slow path's device.
+    /// a packet on the tunnel device without tunnel metadata
+    NotTunnelled = 64, "not_tunnelled";
+}
+
+#[cfg(feature = "user")]
+impl core::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DropReason;
+
+    #[test]
+    fn numbers_and_names_are_unique_and_round_trip() {
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        for reason in DropReason::ALL {
+            assert_eq!(DropReason::from_number(*reason as u32), Some(*reason));
+            assert!(!reason.description().is_empty());
+        }
+        assert_eq!(DropReason::from_number(0), None);
+    }
+}
