@@ -1,0 +1,37 @@
+//! Decapsulation: the outer headers go, the container's own frame stays.
+
+use aya_ebpf::{
+    bindings::{BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    helpers::generated as helper,
+    programs::TcContext,
+};
+use overlay_common::{verdict::DropReason, wire::outer::OVERHEAD};
+
+use crate::{
+    count,
+    ingress::Admitted,
+    packet::{SkbExt as _, Verdict, redirect_peer},
+};
+
+/// Takes the outer headers off an admitted packet and hands it to its container.
+#[inline(always)]
+pub fn to_container(ctx: &TcContext, frame: &Admitted) -> Verdict {
+    // Room is taken away behind the Ethernet header, so what is left of the outer one becomes the inner one.
+    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
+    ctx.adjust_room(-(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| DropReason::DecapFailed)?;
+    ctx.store(0, &frame.eth, 0).map_err(|_| DropReason::DecapFailed)?;
+    if frame.congested {
+        mark_congestion(ctx)?;
+    }
+    count::delivered(frame.ifindex, u64::from(ctx.len()));
+    Ok(redirect_peer(frame.ifindex))
+}
+
+/// Carries congestion marks inward; a packet whose ends do not speak ECN is dropped, as congestion would
+/// have dropped it (RFC 6040 section 4.2).
+#[inline(always)]
+fn mark_congestion(ctx: &TcContext) -> Result<(), DropReason> {
+    // SAFETY: the helper checks the header itself.
+    let marked = unsafe { helper::bpf_skb_ecn_set_ce(ctx.raw()) };
+    if marked == 1 { Ok(()) } else { Err(DropReason::InnerNotEct) }
+}

@@ -1,0 +1,106 @@
+//! Encapsulation: one header before the packet, made from the VTEP's template.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_DONT_FRAGMENT, BPF_F_ZERO_CSUM_TX,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
+    },
+    helpers::generated as helper,
+    programs::TcContext,
+};
+use aya_log_ebpf::debug;
+use overlay_common::{
+    config::{Config, FLAG_GENERIC_CHECKSUM},
+    verdict::DropReason,
+    vtep::Vtep,
+    wire::{
+        Ethernet, Ipv4,
+        headers::ip_proto,
+        outer::{MAX_INNER_LEN, OUTER_TTL, OVERHEAD, Packet},
+    },
+};
+
+use crate::{
+    from_endpoint::Destination,
+    maps,
+    packet::{SkbExt as _, Verdict, redirect, redirect_neigh},
+};
+
+/// What the kernel must know of a packet whose segments or checksum it finishes later. The inner Ethernet
+/// header counts as 14 bytes: with any other length every transmit segments in software, or drops.
+const ENCAP_FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
+    | (Ethernet::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+
+/// What encapsulation must know of the inner packet.
+#[derive(Clone, Copy)]
+pub struct Payload {
+    total_len: usize,
+    tos: u8,
+    protocol: u8,
+}
+
+impl Payload {
+    /// Takes it from the packet's header.
+    #[inline(always)]
+    pub fn of(ip: &Ipv4) -> Self {
+        Self { total_len: ip.total_len(), tos: ip.tos, protocol: ip.protocol }
+    }
+}
+
+/// Sends the packet to the VTEP with this index.
+#[inline(always)]
+pub fn to_vtep(ctx: &TcContext, index: u32, destination: &Destination, payload: &Payload) -> Verdict {
+    let config = maps::host_config().ok_or(DropReason::EncapFailed)?;
+    let vtep = maps::vteps.get(index).ok_or(DropReason::EncapFailed)?;
+    if vtep.header.ip.version_ihl != Ipv4::VERSION_IHL || payload.total_len > MAX_INNER_LEN {
+        return Err(DropReason::EncapFailed);
+    }
+    // After decapsulation the kernel cannot tell how to segment an inner UDP packet: slow path, both ways.
+    let is_gso = ctx.gso_size() != 0;
+    if is_gso && payload.protocol != ip_proto::TCP {
+        return to_tunnel(ctx, config, vtep, destination);
+    }
+    let mut header = vtep.header;
+    header.finish(&Packet {
+        vni: destination.vni,
+        inner_len: payload.total_len as u16,
+        inner_tos: payload.tos,
+        // Before the packet grows: afterwards the kernel would hash the outer flow.
+        flow_hash: ctx.flow_hash(),
+        inner_eth: destination.eth,
+    });
+    let plain = !is_gso && config.flags & FLAG_GENERIC_CHECKSUM != 0;
+    let flags = if plain { 0 } else { ENCAP_FLAGS };
+    if ctx.adjust_room(OVERHEAD as i32, BPF_ADJ_ROOM_MAC, flags).is_err() {
+        return to_tunnel(ctx, config, vtep, destination);
+    }
+    ctx.store(0, &header, 0).map_err(|_| DropReason::EncapFailed)?;
+    let next_hop_known = header.eth.dst != [0; 6];
+    let ifindex = config.underlay_ifindex;
+    Ok(if next_hop_known { redirect(ifindex) } else { redirect_neigh(ifindex) })
+}
+
+/// The slow path: the kernel's tunnel device encapsulates what the fast path cannot.
+#[inline(never)]
+fn to_tunnel(ctx: &TcContext, config: &Config, vtep: &Vtep, destination: &Destination) -> Verdict {
+    debug!(ctx, "slow path vni {} bytes {}", destination.vni, ctx.len());
+    if destination.rewritten {
+        ctx.store(0, &destination.eth, 0).map_err(|_| DropReason::EncapFailed)?;
+    }
+    // SAFETY: the type is made of integers; all zero is a value.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = destination.vni;
+    key.tunnel_ttl = OUTER_TTL;
+    key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(vtep.header.ip.dst);
+    key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(config.vtep_addr);
+    let flags = u64::from(BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT);
+    // SAFETY: `key` lives on the stack for the call and its size is given.
+    let result = unsafe {
+        helper::bpf_skb_set_tunnel_key(ctx.raw(), &mut key, size_of::<bpf_tunnel_key>() as u32, flags)
+    };
+    if result == 0 { Ok(redirect(config.tunnel_ifindex)) } else { Err(DropReason::EncapFailed) }
+}

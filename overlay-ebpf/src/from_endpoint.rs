@@ -1,0 +1,164 @@
+//! What a container sends: check who it says it is, find where the packet goes, and send it there.
+
+use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
+use overlay_common::{
+    endpoint::Endpoint,
+    fdb::FdbKey,
+    mac::Mac,
+    network::Network,
+    verdict::DropReason,
+    wire::{Ethernet, headers::ethertype},
+};
+
+use crate::{
+    arp,
+    count::{self, Place},
+    encap::{self, Payload},
+    maps::{self, lookup},
+    packet::{Bytes, InnerIp, SkbExt as _, Verdict, linear, redirect_peer},
+    route, too_big,
+};
+
+/// Ethernet header, the longest IPv4 header, and enough of TCP to know its length.
+const HEADERS: u32 = (Ethernet::LEN + 60 + 20) as u32;
+
+/// Who sent the packet, by the device that it came from.
+#[derive(Clone, Copy)]
+pub struct Source {
+    /// Host veth.
+    pub ifindex: u32,
+    /// Its record.
+    pub endpoint: &'static Endpoint,
+    /// Its network.
+    pub network: &'static Network,
+}
+
+/// Where the packet goes next.
+#[derive(Clone, Copy)]
+pub struct Destination {
+    /// The network that it is delivered in.
+    pub vni: u32,
+    /// Largest IP packet in it, in bytes.
+    pub mtu: u16,
+    /// The frame's header as the receiver sees it.
+    pub eth: Ethernet,
+    /// The header differs from the one in the packet.
+    pub rewritten: bool,
+}
+
+/// The program.
+#[inline(always)]
+pub fn run(ctx: &TcContext) -> i32 {
+    let ifindex = ctx.ifindex();
+    let Some(source) = identify(ifindex) else {
+        count::dropped(ctx, Place { vni: 0, ifindex }, DropReason::UnknownEndpoint, u64::from(ctx.len()));
+        return TC_ACT_SHOT;
+    };
+    receive(ctx, &source).unwrap_or_else(|refusal| refuse(ctx, &source, refusal))
+}
+
+/// The container behind a host veth.
+#[inline(always)]
+fn identify(ifindex: u32) -> Option<Source> {
+    let endpoint = lookup!(endpoints, ifindex)?;
+    let network = lookup!(networks, endpoint.vni)?;
+    Some(Source { ifindex, endpoint, network })
+}
+
+/// Why a container's packet does not go on, and what it is told.
+#[derive(Clone, Copy)]
+enum Refusal {
+    /// Nothing.
+    Silent(DropReason),
+    /// That a packet of this many bytes would have passed.
+    TooBig(u16),
+}
+
+impl From<DropReason> for Refusal {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self::Silent(reason)
+    }
+}
+
+/// Drops the packet, with an answer where its sender should know.
+#[inline(always)]
+fn refuse(ctx: &TcContext, source: &Source, refusal: Refusal) -> i32 {
+    let reason = match refusal {
+        Refusal::Silent(reason) => reason,
+        Refusal::TooBig(_) => DropReason::TooBig,
+    };
+    let place = Place { vni: source.endpoint.vni, ifindex: source.ifindex };
+    count::dropped(ctx, place, reason, u64::from(ctx.len()));
+    match refusal {
+        Refusal::Silent(_) => TC_ACT_SHOT,
+        Refusal::TooBig(mtu) => too_big::answer(ctx, source, mtu),
+    }
+}
+
+#[inline(always)]
+fn receive(ctx: &TcContext, source: &Source) -> Result<i32, Refusal> {
+    let bytes = linear(ctx, HEADERS);
+    let eth: Ethernet = bytes.read(0).ok_or(DropReason::Truncated)?;
+    let kind = u16::from_be(eth.ethertype_be);
+    if ctx.has_vlan_tag() || ethertype::is_vlan(kind) {
+        return Err(DropReason::VlanTagged.into());
+    }
+    if eth.src != source.endpoint.mac {
+        return Err(DropReason::SpoofedMac.into());
+    }
+    match kind {
+        ethertype::IPV4 => forward(ctx, source, eth),
+        ethertype::ARP => Ok(arp::answer(ctx, source, bytes)?),
+        _ => Err(DropReason::UnsupportedProtocol.into()),
+    }
+}
+
+/// An IPv4 packet: bridge within the network, or route through its gateway.
+#[inline(always)]
+fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refusal> {
+    let bytes = Bytes::of_skb(ctx);
+    let len = ctx.len() as usize;
+    let ip = InnerIp::parse(bytes, 0, len, DropReason::Truncated, DropReason::MalformedIp)?;
+    if ip.header.src != source.endpoint.ipv4 {
+        return Err(DropReason::SpoofedIp.into());
+    }
+    let config = maps::host_config().ok_or(DropReason::EncapFailed)?;
+    if ip.is_udp_to(bytes, config.vxlan_port_be) {
+        return Err(DropReason::NestedVxlan.into());
+    }
+    if Mac(eth.dst).is_group() {
+        return Err(DropReason::Multicast.into());
+    }
+    let destination = if eth.dst == source.network.gateway_mac {
+        route::next(source, &ip.header)?
+    } else {
+        Destination { vni: source.endpoint.vni, mtu: source.network.mtu, eth, rewritten: false }
+    };
+    if too_big::exceeds(ctx, bytes, &ip, destination.mtu) {
+        return Err(Refusal::TooBig(destination.mtu));
+    }
+    if destination.rewritten {
+        route::decrement_ttl(bytes, &ip.header).ok_or(DropReason::Truncated)?;
+    }
+    Ok(deliver(ctx, source, &destination, &Payload::of(&ip.header))?)
+}
+
+/// Sends the packet to where its destination MAC lives.
+#[inline(always)]
+fn deliver(ctx: &TcContext, source: &Source, destination: &Destination, payload: &Payload) -> Verdict {
+    let key = FdbKey::new(destination.vni, destination.eth.dst);
+    let entry = lookup!(fdb, &key).ok_or(DropReason::UnknownMac)?;
+    let bytes = u64::from(ctx.len());
+    let verdict = if entry.ifindex != 0 {
+        if destination.rewritten {
+            ctx.store(0, &destination.eth, 0).map_err(|_| DropReason::Truncated)?;
+        }
+        count::delivered(entry.ifindex, bytes);
+        redirect_peer(entry.ifindex)
+    } else {
+        encap::to_vtep(ctx, entry.vtep, destination, payload)?
+    };
+    count::sent(source.ifindex, bytes);
+    Ok(verdict)
+}

@@ -1,0 +1,59 @@
+//! What the kernel's tunnel device decapsulated. Nothing of it ever reaches the host's own stack: what is
+//! not for a container is dropped.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, bpf_tunnel_key},
+    helpers::generated as helper,
+    programs::TcContext,
+};
+use overlay_common::verdict::DropReason;
+
+use crate::{
+    count::{self, Place},
+    ingress::{self, Rejected},
+    maps::{self, lookup},
+    packet::{SkbExt as _, linear, redirect_peer},
+};
+
+/// The program.
+#[inline(always)]
+pub fn run(ctx: &TcContext) -> i32 {
+    receive(ctx).unwrap_or_else(|rejected| {
+        let place = Place { vni: rejected.vni, ifindex: 0 };
+        count::dropped(ctx, place, rejected.reason, u64::from(ctx.len()));
+        TC_ACT_SHOT
+    })
+}
+
+#[inline(always)]
+fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
+    let unknown = |reason| Rejected { vni: 0, reason };
+    let config = maps::host_config().ok_or(unknown(DropReason::NotTunnelled))?;
+    let (vni, source) = tunnel_source(ctx).ok_or(unknown(DropReason::NotTunnelled))?;
+    if lookup!(networks, vni).is_none() {
+        return Err(unknown(DropReason::UnknownVni));
+    }
+    let known = |reason| Rejected { vni, reason };
+    ingress::check_source(vni, source).map_err(known)?;
+    if ctx.has_vlan_tag() {
+        return Err(known(DropReason::InnerVlanTagged));
+    }
+    let len = ctx.len() as usize;
+    let frame =
+        ingress::admit_frame(linear(ctx, ingress::HEADERS as u32), 0, len, vni, config).map_err(known)?;
+    count::delivered(frame.ifindex, len as u64);
+    Ok(redirect_peer(frame.ifindex))
+}
+
+/// Network and outer source of the packet, as the tunnel device noted them.
+#[inline(always)]
+fn tunnel_source(ctx: &TcContext) -> Option<(u32, [u8; 4])> {
+    // SAFETY: the type is made of integers; all zero is a value.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    // SAFETY: `key` lives on the stack for the call and its size is given.
+    let result =
+        unsafe { helper::bpf_skb_get_tunnel_key(ctx.raw(), &mut key, size_of::<bpf_tunnel_key>() as u32, 0) };
+    // SAFETY: without flags the helper fills the IPv4 member; both members are integers.
+    let remote = unsafe { key.__bindgen_anon_1.remote_ipv4 };
+    (result == 0).then_some((key.tunnel_id, remote.to_be_bytes()))
+}

@@ -1,0 +1,34 @@
+//! What comes from other hosts, after GRO has merged it.
+
+use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
+use overlay_common::wire::headers::ip_proto;
+
+use crate::{
+    count::{self, Place},
+    decap,
+    ingress::{self, Rejected},
+    maps,
+    packet::{PASS, SkbExt as _, linear},
+};
+
+/// The program.
+#[inline(always)]
+pub fn run(ctx: &TcContext) -> i32 {
+    receive(ctx).unwrap_or_else(|rejected| {
+        let place = Place { vni: rejected.vni, ifindex: 0 };
+        count::dropped(ctx, place, rejected.reason, u64::from(ctx.len()));
+        TC_ACT_SHOT
+    })
+}
+
+#[inline(always)]
+fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
+    let Some(config) = maps::host_config() else { return Ok(PASS) };
+    let bytes = linear(ctx, ingress::HEADERS as u32);
+    let Some(frame) = ingress::admit(bytes, ctx.len() as usize, config)? else { return Ok(PASS) };
+    // The kernel's tunnel device can segment an inner UDP packet, we cannot: slow path.
+    if ctx.gso_size() != 0 && frame.protocol != ip_proto::TCP {
+        return Ok(PASS);
+    }
+    decap::to_container(ctx, &frame).map_err(|reason| Rejected { vni: frame.vni, reason })
+}

@@ -1,0 +1,158 @@
+//! Admission of a packet from the underlay: what tc and XDP check alike, in the order of the headers.
+//!
+//! Our checks are complete before anything is delivered: outer form, then who sent it, then the inner
+//! frame, then whether its destination lives here. One look-up in the FDB gives delivery and isolation.
+
+use overlay_common::{
+    config::Config,
+    fdb::FdbKey,
+    mac::Mac,
+    verdict::DropReason,
+    vtep::{ANY_NETWORK, VtepMemberKey},
+    wire::{
+        Ethernet, Ipv4, Udp, Vxlan,
+        headers::{ethertype, ip_proto},
+        outer::OVERHEAD,
+    },
+};
+
+use crate::{
+    maps::lookup,
+    packet::{Bytes, InnerIp},
+};
+
+/// Outer headers, inner Ethernet, the inner IPv4 header and the inner ports: what is read of a packet.
+pub const HEADERS: usize = OVERHEAD + Ethernet::LEN + Ipv4::LEN + 14;
+
+const OUTER_IP: usize = Ethernet::LEN;
+const OUTER_UDP: usize = OUTER_IP + Ipv4::LEN;
+const VXLAN: usize = OUTER_UDP + Udp::LEN;
+
+/// A frame for a container on this host.
+#[derive(Clone, Copy)]
+pub struct Admitted {
+    /// Its network.
+    pub vni: u32,
+    /// Host veth of the container.
+    pub ifindex: u32,
+    /// The inner Ethernet header.
+    pub eth: Ethernet,
+    /// Protocol of the inner IP packet.
+    pub protocol: u8,
+    /// Congestion was met on the underlay (outer ECN is CE).
+    pub congested: bool,
+}
+
+/// A packet of ours that may not pass.
+#[derive(Clone, Copy)]
+pub struct Rejected {
+    /// Its network, 0 if it names none that exists.
+    pub vni: u32,
+    /// Why.
+    pub reason: DropReason,
+}
+
+/// Looks at a packet of `len` bytes, of which `bytes` are at hand. `Ok(None)`: it is not for us.
+#[inline(always)]
+pub fn admit(bytes: Bytes, len: usize, config: &Config) -> Result<Option<Admitted>, Rejected> {
+    let unknown = |reason| Rejected { vni: 0, reason };
+    let Some(outer) = outer_ip(bytes, config) else { return Ok(None) };
+    match check_outer(bytes, &outer, len, config) {
+        Ok(true) => {}
+        Ok(false) => return Ok(None),
+        Err(reason) => return Err(unknown(reason)),
+    }
+    let vxlan: Vxlan = bytes.read(VXLAN).ok_or(unknown(DropReason::OuterTruncated))?;
+    if vxlan.flags & Vxlan::FLAG_VNI == 0 {
+        return Err(unknown(DropReason::VxlanFlags));
+    }
+    let vni = vxlan.vni();
+    if lookup!(networks, vni).is_none() {
+        return Err(unknown(DropReason::UnknownVni));
+    }
+    let known = |reason| Rejected { vni, reason };
+    check_source(vni, outer.src).map_err(known)?;
+    let congested = outer.tos & Ipv4::ECN_MASK == Ipv4::ECN_MASK;
+    let frame = admit_frame(bytes, OVERHEAD, len, vni, config).map_err(known)?;
+    Ok(Some(Admitted { congested, ..frame }))
+}
+
+/// The outer header, if the packet is IPv4/UDP to our VTEP address.
+#[inline(always)]
+fn outer_ip(bytes: Bytes, config: &Config) -> Option<Ipv4> {
+    let eth: Ethernet = bytes.read(0)?;
+    if eth.ethertype_be != ethertype::IPV4.to_be() {
+        return None;
+    }
+    let ip: Ipv4 = bytes.read(OUTER_IP)?;
+    (ip.protocol == ip_proto::UDP && ip.dst == config.vtep_addr).then_some(ip)
+}
+
+/// Whether the packet goes to our port (`Ok(false)`: leave it), and whether its lengths are true.
+#[inline(always)]
+fn check_outer(bytes: Bytes, ip: &Ipv4, len: usize, config: &Config) -> Result<bool, DropReason> {
+    // With options the port is elsewhere. Nobody sends such VXLAN; the kernel's socket must not see it either.
+    let udp_at = OUTER_IP + if ip.is_plausible() { ip.header_len() } else { Ipv4::LEN };
+    let Some(port_be) = bytes.read::<u16>(udp_at + 2) else { return Ok(false) };
+    let is_later_fragment = ip.fragment_be & (Ipv4::FRAGMENT_MASK >> 1).to_be() != 0;
+    if port_be != config.vxlan_port_be || is_later_fragment {
+        // A later fragment has no ports; without the first, dropped below, it never becomes a packet.
+        return Ok(false);
+    }
+    if ip.is_fragment() {
+        return Err(DropReason::OuterFragment);
+    }
+    if ip.version_ihl != Ipv4::VERSION_IHL {
+        return Err(DropReason::OuterMalformed);
+    }
+    let udp: Udp = bytes.read(OUTER_UDP).ok_or(DropReason::OuterTruncated)?;
+    let udp_len = u16::from_be(udp.len_be) as usize;
+    if udp_len + Ipv4::LEN != ip.total_len() || OUTER_IP + ip.total_len() > len {
+        return Err(DropReason::OuterMalformed);
+    }
+    if udp_len < Udp::LEN + Vxlan::LEN {
+        return Err(DropReason::OuterTruncated);
+    }
+    Ok(true)
+}
+
+/// Whether packets of a network may come from this VTEP.
+#[inline(always)]
+pub fn check_source(vni: u32, vtep_addr: [u8; 4]) -> Result<(), DropReason> {
+    if lookup!(vtep_members, &VtepMemberKey { vni, vtep_addr }).is_some() {
+        return Ok(());
+    }
+    let is_node = lookup!(vtep_members, &VtepMemberKey { vni: ANY_NETWORK, vtep_addr }).is_some();
+    Err(if is_node { DropReason::VtepNotMember } else { DropReason::UnknownVtep })
+}
+
+/// Checks the frame at `offset` of a packet of `len` bytes, and finds the container that it is for.
+#[inline(always)]
+pub fn admit_frame(
+    bytes: Bytes,
+    offset: usize,
+    len: usize,
+    vni: u32,
+    config: &Config,
+) -> Result<Admitted, DropReason> {
+    let eth: Ethernet = bytes.read(offset).ok_or(DropReason::InnerTruncated)?;
+    let kind = u16::from_be(eth.ethertype_be);
+    if ethertype::is_vlan(kind) {
+        return Err(DropReason::InnerVlanTagged);
+    }
+    if Mac(eth.dst).is_group() {
+        return Err(DropReason::InnerMulticast);
+    }
+    if kind != ethertype::IPV4 {
+        return Err(DropReason::InnerUnsupported);
+    }
+    let ip = InnerIp::parse(bytes, offset, len, DropReason::InnerTruncated, DropReason::InnerMalformed)?;
+    if ip.is_udp_to(bytes, config.vxlan_port_be) {
+        return Err(DropReason::InnerNestedVxlan);
+    }
+    let entry = lookup!(fdb, &FdbKey::new(vni, eth.dst)).ok_or(DropReason::InnerUnknownMac)?;
+    if entry.ifindex == 0 {
+        return Err(DropReason::InnerNotLocal);
+    }
+    Ok(Admitted { vni, ifindex: entry.ifindex, eth, protocol: ip.header.protocol, congested: false })
+}

@@ -1,0 +1,68 @@
+//! The data path of the overlay: entry points only.
+//!
+//! ```text
+//! container ─ veth ─▶ from_endpoint ─┬─ same host ──────────────▶ container
+//!                                    ├─ encap ─▶ underlay
+//!                                    └─ slow path ─▶ tunnel device ─▶ underlay
+//! underlay ─▶ xdp_underlay ─▶ from_underlay ─┬─ decap ─▶ container
+//!                                            └─ slow path ─▶ tunnel device ─▶ from_tunnel ─▶ container
+//! ```
+//!
+//! Each program makes one verdict for a packet and counts it once. What is not ours goes on to the kernel
+//! and to other people's programs; what is ours but invalid is dropped with a reason.
+#![no_std]
+#![no_main]
+
+mod arp;
+mod count;
+mod decap;
+mod encap;
+mod from_endpoint;
+mod from_tunnel;
+mod from_underlay;
+mod ingress;
+mod maps;
+mod packet;
+mod route;
+mod too_big;
+mod xdp;
+
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+
+/// tcx ingress on the host side of a container's veth: packets that the container sends.
+#[classifier]
+fn from_endpoint(ctx: TcContext) -> i32 {
+    from_endpoint::run(&ctx)
+}
+
+/// tcx ingress on the underlay device: VXLAN packets from other hosts.
+#[classifier]
+fn from_underlay(ctx: TcContext) -> i32 {
+    from_underlay::run(&ctx)
+}
+
+/// tcx ingress on the tunnel device: packets that the kernel decapsulated because the fast path could not.
+#[classifier]
+fn from_tunnel(ctx: TcContext) -> i32 {
+    from_tunnel::run(&ctx)
+}
+
+/// XDP on the underlay device: drops hostile VXLAN packets before they cost anything, and may deliver.
+#[xdp]
+fn xdp_underlay(ctx: XdpContext) -> u32 {
+    xdp::run(&ctx)
+}
+
+/// The helpers that redirect and change packets are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,60 @@
+//! Routing between networks, at the sender's host: find the destination's network, ask policy, and address
+//! the packet as that network's gateway would. The packet then crosses the underlay once, under the
+//! destination's VNI.
+
+use core::cmp::min;
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use overlay_common::{
+    neigh::NeighKey,
+    policy::{self, PolicyKey},
+    route::{ANY_NETWORK, RouteKey, SCOPE_BITS},
+    verdict::DropReason,
+    wire::{Ethernet, Ipv4, checksum, headers::ethertype},
+};
+
+use crate::{
+    from_endpoint::{Destination, Source},
+    maps::{self, lookup},
+    packet::Bytes,
+};
+
+/// Where a packet to the gateway's MAC goes.
+#[inline(always)]
+pub fn next(source: &Source, ip: &Ipv4) -> Result<Destination, DropReason> {
+    let vni = network_of(source.endpoint.vni, ip.dst).ok_or(DropReason::NoRoute)?;
+    if vni != source.endpoint.vni && !is_allowed(source.endpoint.vni, vni) {
+        return Err(DropReason::PolicyDenied);
+    }
+    if ip.ttl <= 1 {
+        return Err(DropReason::TtlExceeded);
+    }
+    let network = lookup!(networks, vni).ok_or(DropReason::NoRoute)?;
+    let dst = lookup!(neigh, &NeighKey { vni, ipv4: ip.dst }).ok_or(DropReason::UnknownDestination)?.mac;
+    let eth = Ethernet { dst, src: network.gateway_mac, ethertype_be: ethertype::IPV4.to_be() };
+    Ok(Destination { vni, mtu: min(source.network.mtu, network.mtu), eth, rewritten: true })
+}
+
+/// Takes one hop off the packet's life.
+#[inline(always)]
+pub fn decrement_ttl(bytes: Bytes, ip: &Ipv4) -> Option<()> {
+    let word = |ttl| u16::from_ne_bytes([ttl, ip.protocol]);
+    let ttl = ip.ttl - 1;
+    let checksum_be = checksum::update(ip.checksum_be, word(ip.ttl), word(ttl));
+    bytes.write(Ethernet::LEN, &Ipv4 { ttl, checksum_be, ..*ip })
+}
+
+/// The network that holds an address, as the sender's network sees it.
+#[inline(always)]
+fn network_of(sender_vni: u32, ipv4: [u8; 4]) -> Option<u32> {
+    let find = |scope: u32| {
+        let key = RouteKey { scope_vni_be: scope.to_be(), ipv4 };
+        maps::routes.get(&Key::new(SCOPE_BITS + 32, key)).copied()
+    };
+    find(sender_vni).or_else(|| find(ANY_NETWORK))
+}
+
+#[inline(always)]
+fn is_allowed(src_vni: u32, dst_vni: u32) -> bool {
+    lookup!(policy, &PolicyKey { src_vni, dst_vni }).is_some_and(|p| p.action == policy::ALLOW)
+}
