@@ -1,0 +1,84 @@
+//! What a developer runs as `cargo xtask …`: each subcommand is a file of its own and installs what it lacks.
+
+mod build;
+mod build_ebpf;
+mod check;
+mod clean;
+mod layout;
+mod packages;
+mod phases;
+mod process;
+mod progress;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask test                        everything, as root
+  cargo xtask test -- isolation           only the tests whose name contains `isolation`
+  cargo xtask build --release             object and binaries, optimised
+  cargo xtask check                       what CI looks at before the tests";
+
+/// Set up, build, check and test the overlay; each subcommand installs what it lacks
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what building and testing need and this machine lacks
+    ///
+    /// Debian packages (as root) and bpf-linker, which is built into target/tools. A nightly of rustup with
+    /// rust-src is used where there is one, Debian's rustc-web elsewhere.
+    Setup,
+    /// Build the BPF object, target/bpf/overlay-ebpf.o
+    BuildEbpf(build_ebpf::Options),
+    /// Build the BPF object and the agent's binaries
+    Build(build::Options),
+    /// Format, lint and document; warnings are errors
+    Check,
+    /// Set up, build and run all tests, as root
+    Test(test::Options),
+    /// Remove what a crashed demo or test left: namespaces, processes, mounts, devices named ovl-…
+    Clean(clean::Options),
+}
+
+fn main() -> ExitCode {
+    dispatch(&Cli::parse().command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup => setup::run()?,
+        Command::BuildEbpf(options) => build_ebpf::run(options)?,
+        Command::Build(options) => build::run(options)?,
+        Command::Check => check::run()?,
+        Command::Test(options) => return test::run(options),
+        Command::Clean(options) => clean::run(options)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,80 @@
+//! `cargo xtask setup`: installs what building and testing need and this machine lacks. Every other
+//! subcommand takes what it needs from here, so nobody has to call it first.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    layout,
+    packages::{self, COMPILER, LINKER, Package, TEST_TOOLS},
+    process, progress,
+    toolchain::{self, Compiler, Toolchain},
+};
+
+/// The linker's version: 0.13 is the first whose BTF maps the loader takes.
+const LINKER_VERSION: &str = "~0.13";
+
+/// Installs what is missing and says in one line what is used.
+pub fn run() -> Result<()> {
+    let started = Instant::now();
+    let toolchain = ensure_toolchain()?;
+    ensure_test_tools()?;
+    println!("setup: ready, {} ({:.1} s)", toolchain.describe(), started.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// The programs that the demo and the tests call.
+pub fn ensure_test_tools() -> Result<()> {
+    packages::ensure(TEST_TOOLS)
+}
+
+/// What builds the BPF object; installed or built where it is not there.
+pub fn ensure_toolchain() -> Result<Toolchain> {
+    if let Some(toolchain) = Toolchain::find() {
+        return Ok(toolchain);
+    }
+    let compiler = ensure_compiler()?;
+    build_linker(&compiler)?;
+    Toolchain::find().with_context(|| {
+        format!("the new bpf-linker cannot read the compiler's bitcode: remove {} and try again", tools())
+    })
+}
+
+/// A nightly with `rust-src` if a linker for it can be had, else Debian's compiler.
+fn ensure_compiler() -> Result<Compiler> {
+    if let Some(nightly) = Compiler::nightly().filter(Compiler::can_have_linker) {
+        packages::ensure(linker_packages(&nightly))?;
+        return Ok(nightly);
+    }
+    packages::ensure(COMPILER.iter().chain(LINKER))?;
+    Compiler::debian().context(
+        "/usr/bin/rustc is not Debian's rustc-web with the rust-web-src of the same version: install both with \
+         `sudo apt-get install rustc-web rust-web-src`",
+    )
+}
+
+/// Debian has one LLVM for us; whoever has a nightly of another brought that LLVM along.
+fn linker_packages(compiler: &Compiler) -> &'static [Package] {
+    if compiler.llvm() == toolchain::DEBIAN_LLVM { LINKER } else { &[] }
+}
+
+fn build_linker(compiler: &Compiler) -> Result<()> {
+    let llvm = compiler.llvm();
+    let mut cargo = process::clean_command(process::cargo_program());
+    cargo
+        .args(["install", "bpf-linker", "--locked", "--force", "--version", LINKER_VERSION, "--root"])
+        .arg(layout::tools())
+        .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
+        .env("LLVM_PREFIX", toolchain::llvm_prefix(llvm));
+    let outcome = progress::run("building bpf-linker, about a minute", &mut cargo)?;
+    layout::append_to_setup_log(&outcome.output)?;
+    if !outcome.status.success() {
+        bail!("building bpf-linker failed: the whole output is in {}", layout::shown(&layout::setup_log()));
+    }
+    Ok(())
+}
+
+fn tools() -> String {
+    layout::shown(&layout::tools())
+}
