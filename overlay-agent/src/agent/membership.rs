@@ -1,0 +1,175 @@
+//! This node in the cluster: its record, which stays, and its sign of life, which a lease keeps.
+//!
+//! The record is what other hosts forward by. It outlives the agent, as the data path does: an agent that
+//! is restarted, or stopped for an hour, costs no packet. The sign of life says whether the agent runs, and
+//! keeps a second node from taking the same name.
+
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, time::sleep};
+
+use crate::{
+    config::Config,
+    model::{Name, Node, NodeAlive, keys::Key},
+    netlink::Link,
+    reconcile::desired::Underlay,
+    store::{LeaseId, LeaseState, Outcome, Store, StoreError, Transaction},
+};
+
+/// Time after which a silent node counts as down.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// Three signs of life in each lease.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How often to try to join while the name is taken or the store busy.
+const ATTEMPTS: u32 = 5;
+
+/// Why a node is not, or no longer, part of the cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// Another node has the name.
+    #[error(
+        "a running node is already called {name} (VTEP {vtep}): give this one another name with --node, or stop the other"
+    )]
+    NameTaken {
+        /// The name.
+        name: Name,
+        /// The other node's VTEP address, if its record can be read.
+        vtep: String,
+    },
+    /// The node's identity cannot be read or written.
+    #[error("node identity {}: {source}", .path.display())]
+    Identity {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node's keys change under it all the time.
+    #[error("node {0} cannot be registered: its keys in the store keep changing")]
+    Contended(Name),
+}
+
+/// What this node is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    record: Node,
+}
+
+impl Identity {
+    /// The record of this node. Its random identity is made once and kept in the state directory.
+    ///
+    /// # Errors
+    /// If that file cannot be read or written.
+    pub fn load(config: &Config, (_, underlay): &(Link, Underlay)) -> Result<Self, MembershipError> {
+        let record = Node {
+            name: config.node.clone(),
+            id: node_id(&config.paths.node_id())?,
+            vtep: config.advertise.unwrap_or(underlay.addr),
+            vxlan_port: config.vxlan_port,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        Ok(Self { record })
+    }
+}
+
+/// A node that is part of the cluster while this is held.
+pub struct Membership {
+    lost: oneshot::Receiver<MembershipError>,
+}
+
+impl Membership {
+    /// Waits for the membership to be lost for good; it is renewed through failures of the store.
+    pub async fn kept(self) -> MembershipError {
+        match self.lost.await {
+            Ok(error) => error,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Registers this node and keeps its sign of life.
+///
+/// # Errors
+/// If another node has the name, or the store does not answer.
+pub async fn join(store: Arc<dyn Store>, identity: Identity) -> Result<Membership, MembershipError> {
+    let lease = register(store.as_ref(), &identity.record).await?;
+    let (sender, lost) = oneshot::channel();
+    tokio::spawn(async move {
+        let error = keep(store.as_ref(), &identity.record, lease).await;
+        // The agent is gone if nobody waits for this.
+        let _ = sender.send(error);
+    });
+    Ok(Membership { lost })
+}
+
+/// Renews the lease until another node takes the name.
+async fn keep(store: &dyn Store, record: &Node, mut lease: LeaseId) -> MembershipError {
+    loop {
+        sleep(KEEP_ALIVE).await;
+        let renewed = match store.keep_alive(lease).await {
+            Ok(LeaseState::Alive) => Ok(lease),
+            Ok(LeaseState::Gone) => register(store, record).await,
+            Err(e) => Err(e.into()),
+        };
+        match renewed {
+            Ok(current) => lease = current,
+            Err(e @ MembershipError::NameTaken { .. }) => return e,
+            Err(e) => tracing::warn!(reason = %e, "sign of life not given"),
+        }
+    }
+}
+
+async fn register(store: &dyn Store, record: &Node) -> Result<LeaseId, MembershipError> {
+    let lease = store.grant_lease(LEASE).await?;
+    for _ in 0..ATTEMPTS {
+        if try_register(store, record, lease).await? {
+            tracing::info!(node = %record.name, vtep = %record.vtep, "registered");
+            return Ok(lease);
+        }
+    }
+    Err(MembershipError::Contended(record.name.clone()))
+}
+
+/// Writes sign of life and record; `false` if somebody else wrote in between.
+async fn try_register(store: &dyn Store, record: &Node, lease: LeaseId) -> Result<bool, MembershipError> {
+    let alive_key = Key::Alive(record.name.clone());
+    let alive = NodeAlive { id: record.id.clone() };
+    let transaction = match store.get(&alive_key.to_string()).await? {
+        None => Transaction::new().create(&alive_key, &alive),
+        Some(entry) => {
+            let other = serde_json::from_slice::<NodeAlive>(&entry.value).ok();
+            if other.is_some_and(|other| other.id != record.id) {
+                return Err(name_taken(store, record).await?);
+            }
+            Transaction::new().replace(&alive_key, entry.revision, &alive)
+        }
+    };
+    let transaction = transaction.leased(lease).put(Key::Node(record.name.clone()), record);
+    Ok(matches!(store.commit(transaction).await?, Outcome::Committed(_)))
+}
+
+async fn name_taken(store: &dyn Store, record: &Node) -> Result<MembershipError, StoreError> {
+    let entry = store.get(&Key::Node(record.name.clone()).to_string()).await?;
+    let other = entry.and_then(|e| serde_json::from_slice::<Node>(&e.value).ok());
+    let vtep = other.map_or_else(|| "unknown".to_owned(), |node| node.vtep.to_string());
+    Ok(MembershipError::NameTaken { name: record.name.clone(), vtep })
+}
+
+fn node_id(path: &std::path::Path) -> Result<String, MembershipError> {
+    let fail = |source| MembershipError::Identity { path: path.to_owned(), source };
+    match fs::read_to_string(path) {
+        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(fail(e)),
+    }
+    let id = format!("{:032x}", rand::random::<u128>());
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(fail)?;
+    }
+    fs::write(path, &id).map_err(fail)?;
+    Ok(id)
+}

@@ -1,0 +1,127 @@
+//! The daemon: read settings, take locks, load the data path, register, follow the store, serve.
+//!
+//! * [`locks`]: one agent for a namespace, a run directory and a pin directory
+//! * [`underlay`]: which device and address carry the tunnels
+//! * [`xdp`]: which XDP mode the device gets
+//! * [`membership`]: this node's record and its sign of life
+//! * [`mirror`]: the store's content, as it is now
+//! * [`host`]: what only this host knows: links, next hops
+//! * [`reconciler`]: passes that make the maps true
+//! * [`cleanup`]: removing everything of ours
+
+pub mod cleanup;
+pub mod host;
+pub mod locks;
+pub mod membership;
+pub mod mirror;
+pub mod reconciler;
+pub mod underlay;
+pub mod xdp;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    api,
+    config::Config,
+    datapath::{Datapath, DatapathError, bpffs},
+    netlink::Netlink,
+    paths,
+    service::{Context, InProgress, Service},
+    store,
+};
+
+/// Runs the agent until it is told to stop. The data path stays when it does.
+///
+/// # Errors
+/// If something that it cannot do without is missing; the error says what.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "overlay-agent needs root: it loads BPF programs and makes devices"
+    );
+    let _locks = locks::take(&config.paths)?;
+    let netlink = Netlink::open()?;
+    let underlay = underlay::find(&netlink, &config).await?;
+    let warnings: Vec<String> = bpffs::prepare(&config.paths.bpffs_dir)?.into_iter().collect();
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut datapath = Datapath::load(&config.paths, &find_object(&config)?, config.bpf_log)?;
+    if let Some(log) = datapath.take_log() {
+        tokio::spawn(log.run());
+    }
+    let datapath = Arc::new(Mutex::new(datapath));
+    let store = store::open(&config.store).await?;
+    let mirror = mirror::follow(Arc::clone(&store)).await?;
+    let identity = membership::Identity::load(&config, &underlay)?;
+    let membership = membership::join(Arc::clone(&store), identity).await?;
+    let tunnel_ifindex = netlink.create_tunnel(paths::TUNNEL_IFNAME, config.vxlan_port).await?;
+    let in_progress = Arc::new(InProgress::default());
+    let host = host::Host::new(&config, netlink.clone(), underlay, tunnel_ifindex);
+    let reconciler = reconciler::spawn(reconciler::Parts {
+        host,
+        xdp: xdp::Choice::new(config.xdp),
+        datapath: Arc::clone(&datapath),
+        store: Arc::clone(&store),
+        cluster: mirror.cluster(),
+        in_progress: Arc::clone(&in_progress),
+    })?;
+    let socket = config.paths.socket();
+    let listener = api::server::bind(&socket).with_context(|| format!("bind {}", socket.display()))?;
+    let node = config.node.clone();
+    tracing::info!(%node, socket = %socket.display(), store = store.url(), "serving");
+    let context = Context { config, store, mirror, netlink, datapath, reconciler, in_progress, warnings };
+    let service = Arc::new(Service::new(context));
+    tokio::select! {
+        served = api::server::serve(listener, service, stopped()) => served.context("serve the API")?,
+        lost = membership.kept() => return Err(lost.into()),
+    }
+    tracing::info!(%node, "stopped; the data path stays");
+    Ok(())
+}
+
+/// A signal that asks the agent to end.
+async fn stopped() {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            // Without the handler the signal's default action ends the agent all the same.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
+}
+
+fn find_object(config: &Config) -> Result<PathBuf, DatapathError> {
+    let candidates = match (&config.bpf_object, std::env::current_exe()) {
+        (Some(path), _) => vec![path.clone()],
+        (None, Ok(executable)) => paths::bpf_object_candidates(&executable),
+        (None, Err(_)) => Vec::new(),
+    };
+    candidates.iter().find(|path| path.exists()).cloned().ok_or(DatapathError::NoObject(candidates))
+}
+
+/// Locks what another task may have panicked over: the value itself is kept consistent by the kernel.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until a watched value satisfies `wanted`; `None` if its sender is gone.
+pub(crate) async fn until<T: Clone>(
+    mut watched: watch::Receiver<T>,
+    wanted: impl FnMut(&T) -> bool,
+) -> Option<T> {
+    watched.wait_for(wanted).await.ok().map(|value| value.clone())
+}

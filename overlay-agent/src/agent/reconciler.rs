@@ -1,0 +1,338 @@
+//! Passes that make maps and devices true to the store: the one task that changes the data path.
+//!
+//! A pass looks at the cluster's state, at the host's devices and at what the maps hold, and carries out
+//! the difference. Changes of any of them wake it; a full pass every minute repairs what nobody reported,
+//! and a look every two seconds keeps our programs on their devices.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use overlay_common::abi::program;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{host::Host, lock, until, xdp};
+use crate::{
+    api::types::XdpView,
+    datapath::{
+        Datapath, DatapathError,
+        links::{Hook, HookKind},
+    },
+    model::{Cluster, Endpoint, EndpointId},
+    netlink::{self, EventStream, NetlinkError},
+    paths,
+    reconcile::{Local, Plan, Tables, desired, desired::Underlay},
+    service::{InProgress, release},
+    store::{Revision, Store},
+};
+
+const FULL_PASS: Duration = Duration::from_secs(60);
+const GUARD: Duration = Duration::from_secs(2);
+
+/// What a reconciler works with.
+pub struct Parts {
+    /// The host.
+    pub host: Host,
+    /// The XDP mode.
+    pub xdp: xdp::Choice,
+    /// The kernel side.
+    pub datapath: Arc<Mutex<Datapath>>,
+    /// The store, to remove endpoints whose container is gone.
+    pub store: Arc<dyn Store>,
+    /// The cluster's state.
+    pub cluster: watch::Receiver<Arc<Cluster>>,
+    /// Endpoints that are being made or removed just now: none of the reconciler's business.
+    pub in_progress: Arc<InProgress>,
+}
+
+/// What the last pass found and did.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The first pass is done.
+    pub ready: bool,
+    /// Revision of the store that the maps show.
+    pub revision: Revision,
+    /// Why the last pass failed.
+    pub error: Option<String>,
+    /// Entries and links that were not as we left them, since the agent started.
+    pub repaired: u64,
+    /// The underlay device's name.
+    pub underlay_ifname: String,
+    /// The underlay device.
+    pub underlay: Underlay,
+    /// XDP mode in force.
+    pub xdp: XdpView,
+    /// Host veths of this node's endpoints.
+    pub host_veths: BTreeMap<EndpointId, u32>,
+}
+
+/// Asks the reconciler for passes; its task ends with the last handle.
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    report: watch::Receiver<Report>,
+    task: JoinHandle<()>,
+}
+
+struct Request {
+    revision: Revision,
+    reply: oneshot::Sender<Result<(), String>>,
+}
+
+impl Handle {
+    /// Waits for a pass that saw at least this revision of the store and all devices as they are now.
+    ///
+    /// # Errors
+    /// Why that pass failed.
+    pub async fn sync(&self, revision: Revision) -> Result<(), String> {
+        let (reply, done) = oneshot::channel();
+        let stopped = || "the agent is stopping".to_owned();
+        self.requests.send(Request { revision, reply }).await.map_err(|_| stopped())?;
+        done.await.map_err(|_| stopped())?
+    }
+
+    /// What the last pass found and did.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.report.borrow().clone()
+    }
+
+    /// Waits until the first pass is done.
+    pub async fn ready(&self) {
+        until(self.report.clone(), |report| report.ready).await;
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts the task.
+///
+/// # Errors
+/// If the kernel's events cannot be listened to.
+pub fn spawn(parts: Parts) -> Result<Handle, NetlinkError> {
+    let events = netlink::monitor()?;
+    let (requests, receiver) = mpsc::channel(64);
+    let (link, underlay) = parts.host.underlay();
+    let (report, report_receiver) = watch::channel(Report {
+        ready: false,
+        revision: Revision::default(),
+        error: None,
+        repaired: 0,
+        underlay_ifname: link.name.clone(),
+        underlay: underlay.clone(),
+        xdp: XdpView { mode: "off".to_owned(), reason: "not yet decided".to_owned() },
+        host_veths: BTreeMap::new(),
+    });
+    let reconciler = Reconciler { parts, written: None, distrust: true, pending: Vec::new(), report };
+    let task = tokio::spawn(reconciler.run(receiver, events));
+    Ok(Handle { requests, report: report_receiver, task })
+}
+
+struct Reconciler {
+    parts: Parts,
+    /// What we last wrote; absent before the first pass and after one that failed.
+    written: Option<Tables>,
+    /// The next pass is to read the maps, whatever we wrote.
+    distrust: bool,
+    pending: Vec<Request>,
+    report: watch::Sender<Report>,
+}
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error(transparent)]
+    Underlay(#[from] super::underlay::UnderlayError),
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+}
+
+impl Reconciler {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut events: EventStream) {
+        let mut full = interval(FULL_PASS);
+        let mut guard = interval(GUARD);
+        full.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        guard.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let wanted = tokio::select! {
+                changed = self.parts.cluster.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
+                request = requests.recv() => match request {
+                    Some(request) => { self.pending.push(request); true }
+                    None => return,
+                },
+                Some(event) = events.next() => self.parts.host.note(&event).await,
+                _ = full.tick() => { self.forget(); true }
+                _ = guard.tick() => true,
+            };
+            if wanted {
+                self.pass_and_report().await;
+            }
+        }
+    }
+
+    /// Makes the next pass read everything anew.
+    fn forget(&mut self) {
+        self.distrust = true;
+        self.parts.host.forget_next_hops();
+    }
+
+    async fn pass_and_report(&mut self) {
+        let cluster = Arc::clone(&self.parts.cluster.borrow_and_update());
+        let result = self.pass(&cluster).await.map_err(|e| e.to_string());
+        if let Err(reason) = &result {
+            tracing::warn!(reason, "pass failed");
+        }
+        self.update_report(&cluster, &result);
+        let (done, waiting) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|r: &Request| r.revision <= cluster.revision);
+        self.pending = waiting;
+        for request in done {
+            // Nobody waits if the caller was cancelled.
+            let _ = request.reply.send(result.clone());
+        }
+    }
+
+    async fn pass(&mut self, cluster: &Cluster) -> Result<(), PassError> {
+        self.parts.host.look().await?;
+        self.parts.host.resolve(cluster).await;
+        let observed = self.observe()?;
+        let hook = self.parts.xdp.hook(self.parts.host.underlay().0);
+        let local = self.parts.host.local(cluster, self.parts.xdp.decapsulates(), vtep_indices(&observed));
+        let desired = desired(cluster, &local);
+        let plan = Plan::between(&observed, &desired);
+        if !plan.is_empty() {
+            tracing::debug!(changes = plan.len(), "writing maps");
+            lock(&self.parts.datapath).apply(&plan)?;
+        }
+        self.written = Some(desired);
+        self.attach(&local, hook)?;
+        self.collect(cluster, &local).await;
+        Ok(())
+    }
+
+    /// What the maps hold: what we wrote, or, where that is not known or not to be trusted, what the
+    /// kernel says. What then differs from what we wrote is drift: somebody else changed it.
+    fn observe(&mut self) -> Result<Tables, DatapathError> {
+        let written = self.written.take();
+        if let (false, Some(tables)) = (self.distrust, written.clone()) {
+            return Ok(tables);
+        }
+        let tables = lock(&self.parts.datapath).observe()?;
+        self.distrust = false;
+        let drift = written.map_or(0, |written| Plan::between(&tables, &written).len());
+        if drift > 0 {
+            tracing::warn!(drift, "map entries were not as we left them; repairing");
+            self.report.send_modify(|report| report.repaired += drift as u64);
+        }
+        Ok(tables)
+    }
+
+    fn attach(&mut self, local: &Local, xdp: Option<HookKind>) -> Result<(), DatapathError> {
+        let hooks = self.hooks(local, xdp);
+        let attached = lock(&self.parts.datapath).attach(&hooks);
+        match attached {
+            Ok(0) => Ok(()),
+            Ok(broken) => {
+                tracing::warn!(broken, "programs or pins were gone and have been put back");
+                self.report.send_modify(|report| report.repaired += broken as u64);
+                Ok(())
+            }
+            Err(DatapathError::Attach { program: program::XDP_UNDERLAY, reason, .. }) => {
+                tracing::warn!(reason, "XDP refused, trying without");
+                self.parts.xdp.refused(&reason);
+                let next = self.parts.xdp.hook(self.parts.host.underlay().0);
+                let hooks = self.hooks(local, next);
+                lock(&self.parts.datapath).attach(&hooks).map(drop)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn hooks(&self, local: &Local, xdp: Option<HookKind>) -> Vec<Hook> {
+        let underlay = |kind| Hook {
+            ifname: self.parts.host.underlay().0.name.clone(),
+            ifindex: local.underlay.ifindex,
+            kind,
+        };
+        let tunnel = Hook {
+            ifname: paths::TUNNEL_IFNAME.to_owned(),
+            ifindex: local.tunnel_ifindex,
+            kind: HookKind::Ingress(program::FROM_TUNNEL),
+        };
+        let veths = local.host_veths.iter().map(|(id, ifindex)| Hook {
+            ifname: paths::host_veth(id),
+            ifindex: *ifindex,
+            kind: HookKind::Ingress(program::FROM_ENDPOINT),
+        });
+        // The tunnel device before the underlay: nothing may come out of it unchecked.
+        let fixed = [tunnel, underlay(HookKind::Ingress(program::FROM_UNDERLAY))];
+        fixed.into_iter().chain(xdp.map(underlay)).chain(veths).collect()
+    }
+
+    /// Removes what has lost its other half: endpoints of this node without a veth, as when the container
+    /// died, and veths without an endpoint, as when the agent died half-way.
+    async fn collect(&self, cluster: &Cluster, local: &Local) {
+        for endpoint in cluster.endpoints.values() {
+            let id = &endpoint.record.id;
+            let lost = endpoint.record.node == local.node && !local.host_veths.contains_key(id);
+            if lost && !self.parts.in_progress.contains(id) {
+                self.collect_endpoint(&endpoint.record, endpoint.revision).await;
+            }
+        }
+        let known: Vec<String> = cluster
+            .endpoints
+            .keys()
+            .map(paths::host_veth)
+            .chain(self.parts.in_progress.host_veths())
+            .collect();
+        for name in self.parts.host.veth_names().filter(|name| !known.iter().any(|k| k == name)) {
+            tracing::info!(device = name, "removing a veth without an endpoint");
+            if let Err(e) = self.parts.host.netlink().delete_by_name(name).await {
+                tracing::warn!(device = name, reason = %e, "not removed");
+            }
+        }
+    }
+
+    async fn collect_endpoint(&self, endpoint: &Endpoint, revision: Revision) {
+        tracing::info!(endpoint = %endpoint.name, network = %endpoint.network, "collecting: its container is gone");
+        if let Err(e) = release(self.parts.store.as_ref(), endpoint, revision).await {
+            tracing::warn!(endpoint = %endpoint.name, reason = %e, "not collected");
+        }
+    }
+
+    fn update_report(&self, cluster: &Cluster, result: &Result<(), String>) {
+        let (link, underlay) = self.parts.host.underlay();
+        let (mode, reason) = self.parts.xdp.describe();
+        self.report.send_modify(|report| {
+            if result.is_ok() && !report.ready {
+                tracing::info!("ready: the maps are true to the store");
+            }
+            report.ready |= result.is_ok();
+            report.error = result.as_ref().err().cloned();
+            report.revision = if result.is_ok() { cluster.revision } else { report.revision };
+            report.underlay_ifname.clone_from(&link.name);
+            report.underlay = underlay.clone();
+            report.xdp = XdpView { mode: mode.to_owned(), reason: reason.to_owned() };
+            report.host_veths = self.parts.host.host_veths(cluster);
+        });
+    }
+}
+
+fn vtep_indices(tables: &Tables) -> BTreeMap<Ipv4Addr, u32> {
+    tables.vteps.iter().map(|(index, vtep)| (Ipv4Addr::from(vtep.header.ip.dst), *index)).collect()
+}

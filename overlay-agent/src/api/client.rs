@@ -1,0 +1,378 @@
+//! The client side of the API: what the command line and other front ends speak with.
+//!
+//! One connection for each call: on a unix socket that costs nothing worth saving, and a restarted agent
+//! is simply found again.
+
+use std::{
+    fmt::Display,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{net::UnixStream, time::timeout};
+
+use super::types::{
+    AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
+    ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NodeView, PolicyView, Status,
+};
+use crate::model::Name;
+
+/// Longer than the server's own deadline: only an agent that hangs is cut off here.
+const DEADLINE: Duration = Duration::from_secs(40);
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens on the socket.
+    #[error("no agent answers on {}: start overlay-agent, or name its socket with --socket", socket.display())]
+    NoAgent {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The socket's mode forbids it.
+    #[error("no permission to use {}: run this as root or as a member of the socket's group", socket.display())]
+    Denied {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The agent refused or failed.
+    #[error("{}", .0.message)]
+    Api(ErrorBody),
+    /// The agent hangs.
+    #[error("the agent on {} gave no answer within {} s: look into its log", socket.display(), DEADLINE.as_secs())]
+    Silent {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// What answers speaks another language, or stopped half-way.
+    #[error("the agent on {} cannot be understood: {reason}", socket.display())]
+    Protocol {
+        /// The socket.
+        socket: PathBuf,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+impl ClientError {
+    /// Whether the same call may succeed a moment later, with nothing done but waiting.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NoAgent { .. } | Self::Silent { .. } | Self::Protocol { .. } => true,
+            Self::Denied { .. } => false,
+            Self::Api(body) => body.code == ErrorCode::Unavailable,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, ClientError>;
+
+/// A client of one agent.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the agent on this socket. Nothing is connected yet.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The agent's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Creates a network.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn create_network(&self, request: &CreateNetwork) -> Result<NetworkView> {
+        self.send(Method::POST, "/v1/networks", request).await
+    }
+
+    /// All networks by name, without their endpoints.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn networks(&self) -> Result<Vec<NetworkView>> {
+        self.get("/v1/networks").await
+    }
+
+    /// One network with its endpoints.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn network(&self, network: &Name) -> Result<NetworkView> {
+        self.get(&format!("/v1/networks/{network}")).await
+    }
+
+    /// Removes a network without endpoints.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn remove_network(&self, network: &Name) -> Result<NetworkView> {
+        self.call(Method::DELETE, &format!("/v1/networks/{network}")).await
+    }
+
+    /// Attaches a container.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn attach(&self, network: &Name, request: &AttachRequest) -> Result<AttachResult> {
+        self.send(Method::POST, &format!("/v1/networks/{network}/endpoints"), request).await
+    }
+
+    /// Detaches a container.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn detach(&self, network: &Name, request: &DetachRequest) -> Result<DetachResult> {
+        self.send(Method::POST, &format!("/v1/networks/{network}/detach"), request).await
+    }
+
+    /// All endpoints.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn endpoints(&self) -> Result<Vec<EndpointView>> {
+        self.get("/v1/endpoints").await
+    }
+
+    /// The endpoints with this name, or the one with this id.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn endpoint(&self, name_or_id: &Name) -> Result<Vec<EndpointView>> {
+        self.get(&format!("/v1/endpoints/{name_or_id}")).await
+    }
+
+    /// All nodes.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn nodes(&self) -> Result<Vec<NodeView>> {
+        self.get("/v1/nodes").await
+    }
+
+    /// All policies.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn policies(&self) -> Result<Vec<PolicyView>> {
+        self.get("/v1/policies").await
+    }
+
+    /// Lets two networks talk, in both directions.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn allow(&self, a: &Name, b: &Name) -> Result<Vec<PolicyView>> {
+        self.call(Method::PUT, &format!("/v1/policies/{a}/{b}")).await
+    }
+
+    /// Keeps two networks apart again.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn deny(&self, a: &Name, b: &Name) -> Result<()> {
+        self.exchange(Method::DELETE, &format!("/v1/policies/{a}/{b}"), Bytes::new()).await.map(drop)
+    }
+
+    /// The agent's state.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn status(&self) -> Result<Status> {
+        self.get("/v1/status").await
+    }
+
+    /// The agent's state once its first pass is done.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call; a transient one while it is not done.
+    pub async fn ready(&self) -> Result<Status> {
+        self.get("/v1/ready").await
+    }
+
+    /// Drop counters that are not zero.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn drops(&self) -> Result<Vec<DropView>> {
+        self.get("/v1/drops").await
+    }
+
+    /// The BPF maps.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn maps(&self) -> Result<Vec<MapView>> {
+        self.get("/v1/maps").await
+    }
+
+    /// One BPF map, decoded.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn dump_map(&self, map: &Name) -> Result<MapDump> {
+        self.get(&format!("/v1/maps/{map}")).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.call(Method::GET, path).await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T> {
+        let answer = self.exchange(method, path, Bytes::new()).await?;
+        serde_json::from_slice(&answer).map_err(|error| self.protocol(&error))
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        let body = serde_json::to_vec(body).map_err(|error| self.protocol(&error))?;
+        let answer = self.exchange(method, path, body.into()).await?;
+        serde_json::from_slice(&answer).map_err(|error| self.protocol(&error))
+    }
+
+    /// The body of a successful answer.
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.protocol(&error))?;
+        let answer = timeout(DEADLINE, self.answer(request)).await;
+        let (status, body) = answer.map_err(|_| ClientError::Silent { socket: self.socket.clone() })??;
+        if status.is_success() { Ok(body) } else { Err(self.refusal(status, &body)) }
+    }
+
+    async fn answer(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(&error))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(&error))?;
+        let answer = async move { whole(sender.send_request(request).await?).await };
+        let (answer, _) = tokio::join!(answer, connection);
+        answer.map_err(|error| self.protocol(&error))
+    }
+
+    fn no_connection(&self, error: &io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoAgent { socket },
+            io::ErrorKind::PermissionDenied => ClientError::Denied { socket },
+            _ => self.protocol(error),
+        }
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice(body) {
+            Ok(body) => ClientError::Api(body),
+            Err(_) => self.protocol(&format!("it answers {status} without a reason")),
+        }
+    }
+
+    fn protocol(&self, reason: &dyn Display) -> ClientError {
+        ClientError::Protocol { socket: self.socket.clone(), reason: reason.to_string() }
+    }
+}
+
+async fn whole(response: hyper::Response<Incoming>) -> hyper::Result<(StatusCode, Bytes)> {
+    let (head, body) = response.into_parts();
+    Ok((head.status, body.collect().await?.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
+
+    /// What a client makes of an agent that reads a request and then writes these bytes.
+    async fn nodes_from(answer: &'static str) -> (String, Result<Vec<NodeView>>) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let agent = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let len = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            drop(stream);
+            String::from_utf8(request[..len].to_vec()).unwrap()
+        };
+        let client = Client::new(&socket);
+        tokio::join!(agent, client.nodes())
+    }
+
+    #[tokio::test]
+    async fn a_call_is_one_request_and_its_answer_is_parsed() {
+        let (request, nodes) = nodes_from("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").await;
+        assert!(request.starts_with("GET /v1/nodes HTTP/1.1\r\n"), "{request}");
+        assert_eq!(nodes.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn an_error_body_becomes_an_api_error() {
+        let (_, nodes) = nodes_from(
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 40\r\n\r\n{\"code\":\"not_found\",\"message\":\"no net1\"}",
+        )
+        .await;
+        let error = nodes.unwrap_err();
+        assert!(matches!(&error, ClientError::Api(body) if body.code == ErrorCode::NotFound), "{error:?}");
+        assert_eq!(error.to_string(), "no net1");
+        assert!(!error.is_transient());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_makes_no_sense_is_a_protocol_error() {
+        for answer in [
+            "",
+            "SSH-2.0-x\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[]",
+            "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\noops",
+        ] {
+            let error = nodes_from(answer).await.1.unwrap_err();
+            assert!(matches!(error, ClientError::Protocol { .. }), "{answer:?}: {error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_listener_there_is_no_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let client = Client::new(&socket);
+        let expected = format!(
+            "no agent answers on {}: start overlay-agent, or name its socket with --socket",
+            socket.display()
+        );
+        assert_eq!(client.status().await.unwrap_err().to_string(), expected);
+        drop(UnixListener::bind(&socket).unwrap());
+        let error = client.status().await.unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        assert!(error.is_transient());
+    }
+}

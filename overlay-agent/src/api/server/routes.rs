@@ -1,0 +1,129 @@
+//! Which request does what: the paths that [`types`](crate::api::types) names, each one operation of the [`Service`].
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    routing::{get, post, put},
+};
+
+use super::reply::{Body, Failure, Params};
+use crate::{
+    api::types::{
+        AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
+        MapDump, MapView, NetworkView, NodeView, PolicyView, Status,
+    },
+    model::Name,
+    service::Service,
+};
+
+type Agent = Arc<Service>;
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// The API.
+pub(super) fn router(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/v1/networks", get(networks).post(create_network))
+        .route("/v1/networks/{network}", get(network).delete(remove_network))
+        .route("/v1/networks/{network}/endpoints", post(attach))
+        .route("/v1/networks/{network}/detach", post(detach))
+        .route("/v1/endpoints", get(endpoints))
+        .route("/v1/endpoints/{endpoint}", get(endpoint))
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/policies", get(policies))
+        .route("/v1/policies/{a}/{b}", put(allow).delete(deny))
+        .route("/v1/status", get(status))
+        .route("/v1/ready", get(ready))
+        .route("/v1/drops", get(drops))
+        .route("/v1/maps", get(maps))
+        .route("/v1/maps/{map}", get(dump_map))
+        .with_state(service)
+}
+
+async fn networks(State(service): State<Agent>) -> Answer<Vec<NetworkView>> {
+    Ok(Json(service.networks().await?))
+}
+
+async fn create_network(
+    State(service): State<Agent>,
+    Body(request): Body<CreateNetwork>,
+) -> Answer<NetworkView> {
+    Ok(Json(service.create_network(request).await?))
+}
+
+async fn network(State(service): State<Agent>, Params(network): Params<Name>) -> Answer<NetworkView> {
+    Ok(Json(service.network(&network).await?))
+}
+
+async fn remove_network(State(service): State<Agent>, Params(network): Params<Name>) -> Answer<NetworkView> {
+    Ok(Json(service.remove_network(&network).await?))
+}
+
+async fn attach(
+    State(service): State<Agent>,
+    Params(network): Params<Name>,
+    Body(request): Body<AttachRequest>,
+) -> Answer<AttachResult> {
+    Ok(Json(service.attach(&network, request).await?))
+}
+
+async fn detach(
+    State(service): State<Agent>,
+    Params(network): Params<Name>,
+    Body(request): Body<DetachRequest>,
+) -> Answer<DetachResult> {
+    Ok(Json(service.detach(&network, request).await?))
+}
+
+async fn endpoints(State(service): State<Agent>) -> Answer<Vec<EndpointView>> {
+    Ok(Json(service.endpoints().await?))
+}
+
+async fn endpoint(State(service): State<Agent>, Params(endpoint): Params<Name>) -> Answer<Vec<EndpointView>> {
+    Ok(Json(service.endpoint(endpoint.as_str()).await?))
+}
+
+async fn nodes(State(service): State<Agent>) -> Answer<Vec<NodeView>> {
+    Ok(Json(service.nodes().await?))
+}
+
+async fn policies(State(service): State<Agent>) -> Answer<Vec<PolicyView>> {
+    Ok(Json(service.policies().await?))
+}
+
+async fn allow(
+    State(service): State<Agent>,
+    Params((a, b)): Params<(Name, Name)>,
+) -> Answer<Vec<PolicyView>> {
+    Ok(Json(service.allow(&a, &b).await?))
+}
+
+async fn deny(
+    State(service): State<Agent>,
+    Params((a, b)): Params<(Name, Name)>,
+) -> Result<StatusCode, Failure> {
+    service.deny(&a, &b).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn status(State(service): State<Agent>) -> Answer<Status> {
+    Ok(Json(service.status().await?))
+}
+
+async fn ready(State(service): State<Agent>) -> Answer<Status> {
+    Ok(Json(service.ready().await?))
+}
+
+async fn drops(State(service): State<Agent>) -> Answer<Vec<DropView>> {
+    Ok(Json(service.drops().await?))
+}
+
+async fn maps(State(service): State<Agent>) -> Answer<Vec<MapView>> {
+    Ok(Json(service.maps().await?))
+}
+
+async fn dump_map(State(service): State<Agent>, Params(map): Params<Name>) -> Answer<MapDump> {
+    Ok(Json(service.dump_map(map.as_str()).await?))
+}

@@ -1,0 +1,388 @@
+//! Requests and answers of the API. Field names are part of the contract (`-o json` prints these types).
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+
+use ipnet::{IpNet, Ipv4Net};
+use overlay_common::{mac::Mac, vni::Vni};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{EndpointId, Name};
+
+/// `POST /v1/networks`. What is left out is chosen: see [`crate::ipam`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateNetwork {
+    /// Its name.
+    pub name: Name,
+    /// Its subnet; the first free /24 from 10.0.0.0 upward if left out.
+    #[serde(default)]
+    pub subnet: Option<Ipv4Net>,
+    /// The gateway; the subnet's first address if left out.
+    #[serde(default)]
+    pub gateway: Option<Ipv4Addr>,
+    /// Part of the subnet to give addresses from.
+    #[serde(default)]
+    pub ip_range: Option<Ipv4Net>,
+    /// VXLAN identifier; the first free one from 256 upward if left out.
+    #[serde(default)]
+    pub vni: Option<Vni>,
+    /// Largest IP packet in bytes; what the underlay leaves if left out.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// No way to the outside world.
+    #[serde(default)]
+    pub internal: bool,
+    /// Free text of the user's.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A network: `POST /v1/networks`, `GET /v1/networks`, `GET /v1/networks/{name}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkView {
+    /// Its name.
+    pub name: Name,
+    /// VXLAN identifier.
+    pub vni: Vni,
+    /// Addresses of its containers.
+    pub subnet: Ipv4Net,
+    /// The gateway's address.
+    pub gateway: Ipv4Addr,
+    /// Part of the subnet that addresses are given from.
+    pub ip_range: Option<Ipv4Net>,
+    /// Largest IP packet in bytes on this host.
+    pub mtu: u16,
+    /// No way to the outside world.
+    pub internal: bool,
+    /// Free text of the user's.
+    pub labels: BTreeMap<String, String>,
+    /// Always `global`: every node of the cluster has it.
+    pub scope: String,
+    /// Its endpoints on all nodes.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// Which network namespace: exactly one way to say it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetnsRef {
+    /// A path such as `/run/netns/box` or `/proc/1234/ns/net`.
+    Path(PathBuf),
+    /// A name that `ip netns` knows.
+    Name(String),
+    /// The namespace of a process.
+    Pid(u32),
+}
+
+/// `POST /v1/networks/{network}/endpoints`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// The container's network namespace.
+    pub netns: NetnsRef,
+    /// Name in the network; that of the namespace, or one made from the id, if left out.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// Name of the interface in the container; the first free of eth0, eth1 … if left out.
+    #[serde(default)]
+    pub ifname: Option<String>,
+    /// Address; the next free one if left out.
+    #[serde(default)]
+    pub ip: Option<Ipv4Addr>,
+    /// Hardware address; made from the address if left out.
+    #[serde(default)]
+    pub mac: Option<Mac>,
+}
+
+/// Answer to an attach: a CNI result (specification 1.1.0) and what of ours belongs to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttachResult {
+    /// Version of the CNI result format.
+    #[serde(rename = "cniVersion")]
+    pub cni_version: String,
+    /// The host veth (without sandbox), then the container's interface.
+    pub interfaces: Vec<CniInterface>,
+    /// The container's address.
+    pub ips: Vec<CniIp>,
+    /// Routes set in the container.
+    pub routes: Vec<CniRoute>,
+    /// The endpoint.
+    pub endpoint: EndpointView,
+}
+
+/// An interface of a CNI result.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CniInterface {
+    /// Its name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// Path of the namespace, or empty for the host.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sandbox: String,
+}
+
+/// An address of a CNI result.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CniIp {
+    /// Index of its interface in `interfaces`.
+    pub interface: usize,
+    /// Address and prefix length.
+    pub address: IpNet,
+    /// The gateway.
+    pub gateway: Ipv4Addr,
+}
+
+/// A route of a CNI result.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CniRoute {
+    /// Destination.
+    pub dst: IpNet,
+    /// Next hop.
+    pub gw: Ipv4Addr,
+}
+
+/// `POST /v1/networks/{network}/detach`: by namespace or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DetachRequest {
+    /// Every attachment of this namespace to the network.
+    Netns(NetnsRef),
+    /// The endpoint with this name.
+    Name(Name),
+}
+
+/// Answer to a detach: what was there to detach. Empty if nothing was, which is no error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DetachResult {
+    /// The endpoints that are no more.
+    pub detached: Vec<EndpointView>,
+}
+
+/// An endpoint: `GET /v1/endpoints`, `GET /v1/endpoints/{name}` (one for each network it is in).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// Its identity.
+    pub id: EndpointId,
+    /// Its name in the network.
+    pub name: Name,
+    /// The network.
+    pub network: Name,
+    /// The node it runs on.
+    pub node: Name,
+    /// Its address with the subnet's prefix length.
+    pub ip: Ipv4Net,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Interface in the container.
+    pub ifname: String,
+    /// Where its namespace was when it was attached.
+    pub netns: String,
+    /// What only its own node knows.
+    pub local: Option<LocalEndpointView>,
+}
+
+/// The part of an endpoint that lives on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalEndpointView {
+    /// The host side of the veth pair.
+    pub host_ifname: String,
+    /// Its index.
+    pub host_ifindex: u32,
+    /// Packets forwarded from the container.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Packets delivered to the container.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets of or for it that were dropped, by reason.
+    pub drops: Vec<DropView>,
+}
+
+/// Whether a node's agent gives its sign of life. Its data path forwards either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// It does.
+    Up,
+    /// It has not for the length of its lease.
+    Down,
+}
+
+/// A node: `GET /v1/nodes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: Name,
+    /// Whether its agent runs.
+    pub state: NodeState,
+    /// Its VTEP address.
+    pub vtep: Ipv4Addr,
+    /// UDP port on which it receives VXLAN packets.
+    pub vxlan_port: u16,
+    /// Endpoints on it.
+    pub endpoints: usize,
+    /// Version of its agent.
+    pub version: String,
+    /// Whether it is this node.
+    pub local: bool,
+}
+
+/// A policy: `GET /v1/policies`. `PUT /v1/policies/{a}/{b}` and `DELETE …` set and clear both directions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyView {
+    /// Network of the sender.
+    pub from: Name,
+    /// Network of the receiver.
+    pub to: Name,
+    /// `allow`.
+    pub action: String,
+}
+
+/// The agent: `GET /v1/status`; `GET /v1/ready` answers the same once the first pass is done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// This node.
+    pub node: Name,
+    /// Whether the first pass is done.
+    pub ready: bool,
+    /// The store's address, without secrets.
+    pub store: String,
+    /// Revision of the store that the maps show.
+    pub revision: u64,
+    /// Why the store cannot be reached just now.
+    pub store_error: Option<String>,
+    /// The underlay device and what it can do.
+    pub underlay: UnderlayView,
+    /// XDP mode in force, with the reason where it was chosen automatically.
+    pub xdp: XdpView,
+    /// Number of networks, endpoints in the cluster, endpoints here, nodes.
+    pub counts: Counts,
+    /// Drift that passes found and repaired: map entries and links that were not as we left them.
+    pub repaired: u64,
+    /// Why the last pass failed, if it did.
+    pub reconcile_error: Option<String>,
+    /// Store keys that cannot be read, with the reason.
+    pub quarantined: BTreeMap<String, String>,
+    /// Where the maps are pinned.
+    pub pin_dir: PathBuf,
+    /// Whether the data path outlives this agent; the reason if not.
+    pub warnings: Vec<String>,
+}
+
+/// The underlay device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UnderlayView {
+    /// Its name.
+    pub ifname: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// This node's VTEP address.
+    pub vtep: Ipv4Addr,
+    /// UDP port on which it receives VXLAN packets.
+    pub vxlan_port: u16,
+}
+
+/// XDP on the underlay device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct XdpView {
+    /// `off`, `filter` or `decap`.
+    pub mode: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Sizes.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Networks.
+    pub networks: usize,
+    /// Endpoints in the cluster.
+    pub endpoints: usize,
+    /// Endpoints on this node.
+    pub local_endpoints: usize,
+    /// Nodes.
+    pub nodes: usize,
+}
+
+/// Dropped packets: `GET /v1/drops`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropView {
+    /// Stable name of the reason.
+    pub reason: String,
+    /// Stable number of the reason.
+    pub number: u32,
+    /// What happened, in one line.
+    pub description: String,
+    /// VNI of the network, 0 if not known.
+    pub vni: u32,
+    /// The network, if known.
+    pub network: Option<Name>,
+    /// The local endpoint concerned, if any.
+    pub endpoint: Option<Name>,
+    /// Packets dropped.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A BPF map: `GET /v1/maps`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MapView {
+    /// Its name.
+    pub name: String,
+    /// Entries in it.
+    pub entries: usize,
+    /// Most entries it can hold.
+    pub max_entries: usize,
+    /// What it maps.
+    pub description: String,
+    /// Command that shows the same.
+    pub bpftool: String,
+}
+
+/// A BPF map's content: `GET /v1/maps/{name}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MapDump {
+    /// Its name.
+    pub name: String,
+    /// Command that shows the same.
+    pub bpftool: String,
+    /// Decoded entries: one JSON object each, the same fields in all.
+    pub entries: Vec<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// Body of every answer that is no success.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What kind of failure.
+    pub code: ErrorCode,
+    /// One sentence: what was wrong and what to do.
+    pub message: String,
+}
+
+/// Kinds of failure, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request makes no sense (400).
+    Invalid,
+    /// The caller may not ask (403).
+    Forbidden,
+    /// There is no such thing (404).
+    NotFound,
+    /// It conflicts with what is there (409).
+    Conflict,
+    /// The agent or its store cannot do it just now (503).
+    Unavailable,
+    /// The agent failed (500).
+    Internal,
+}

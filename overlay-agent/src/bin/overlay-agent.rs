@@ -1,0 +1,44 @@
+//! The daemon: see [`overlay_agent::agent`].
+
+use std::process::ExitCode;
+
+use overlay_agent::{
+    agent,
+    config::{Config, ConfigError, LogLevel},
+};
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> ExitCode {
+    let config = match Config::load(std::env::args_os()) {
+        Ok(config) => config,
+        Err(ConfigError::Usage(e)) => e.exit(),
+        Err(e) => return fail(&e.into()),
+    };
+    start_logging(config.log);
+    for key in &config.unknown_keys {
+        tracing::warn!(key, "unknown key in the configuration file");
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&e),
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config) -> anyhow::Result<()> {
+    if config.cleanup { agent::cleanup::run(&config).await } else { agent::run(config).await }
+}
+
+/// Logs go to standard error; what the BPF programs log comes the same way, through the `log` crate.
+fn start_logging(level: LogLevel) {
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::from(level))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("overlay-agent: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,142 @@
+//! `overlay attach` and `overlay detach`.
+
+use std::{io, net::Ipv4Addr, path};
+
+use clap::Args;
+use overlay_common::mac::Mac;
+
+use super::{CliError, output::Output};
+use crate::{
+    api::{
+        client::Client,
+        types::{AttachRequest, DetachRequest, DetachResult, NetnsRef},
+    },
+    model::Name,
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The result is that of the CNI (specification 1.1.0), as JSON.
+
+Examples:
+  overlay attach ov_net1 --netns bbox1
+  overlay attach ov_net1 --netns /run/netns/bbox1 --ip 10.0.0.9 --ifname eth1
+  overlay attach ov_net1 --pid 4242 --name web")]
+pub(super) struct Attach {
+    /// Name of the network
+    network: Name,
+    #[command(flatten)]
+    container: Container,
+    /// Name of the endpoint [default: that of the namespace, or one made from the id]
+    #[arg(long)]
+    name: Option<Name>,
+    /// Name of the interface in the container [default: the first free of eth0, eth1 …]
+    #[arg(long)]
+    ifname: Option<String>,
+    /// Address [default: the next free one]
+    #[arg(long)]
+    ip: Option<Ipv4Addr>,
+    /// Hardware address [default: 02:42 and the address]
+    #[arg(long)]
+    mac: Option<Mac>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  overlay detach ov_net1 --netns bbox1
+  overlay detach ov_net1 --name web")]
+pub(super) struct Detach {
+    /// Name of the network
+    network: Name,
+    #[command(flatten)]
+    endpoint: Attached,
+}
+
+/// A container: exactly one way to say which.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Container {
+    /// Its network namespace: a path, or a name that `ip netns` knows
+    #[arg(long, value_name = "PATH|NAME", value_parser = netns)]
+    netns: Option<NetnsRef>,
+    /// A process in its network namespace
+    #[arg(long, value_name = "PID", value_parser = pid)]
+    pid: Option<NetnsRef>,
+}
+
+/// What is attached: exactly one way to say which.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Attached {
+    /// Its network namespace: a path, or a name that `ip netns` knows
+    #[arg(long, value_name = "PATH|NAME", value_parser = netns)]
+    netns: Option<NetnsRef>,
+    /// A process in its network namespace
+    #[arg(long, value_name = "PID", value_parser = pid)]
+    pid: Option<NetnsRef>,
+    /// Name of the endpoint
+    #[arg(long)]
+    name: Option<Name>,
+}
+
+/// The agent has another working directory, so a path is made absolute here.
+fn netns(text: &str) -> io::Result<NetnsRef> {
+    if text.contains('/') {
+        return Ok(NetnsRef::Path(path::absolute(text)?));
+    }
+    match text {
+        "" | "." | ".." => Err(io::Error::other("a network namespace has a name or a path with a '/'")),
+        name => Ok(NetnsRef::Name(name.to_owned())),
+    }
+}
+
+fn pid(text: &str) -> Result<NetnsRef, &'static str> {
+    let pid = text.parse().ok().filter(|pid| *pid > 0);
+    pid.map(NetnsRef::Pid).ok_or("a process has a number above 0")
+}
+
+impl Attach {
+    pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
+        let (network, request) = self.request();
+        out.json(&client.attach(&network, &request).await?)
+    }
+
+    pub(super) fn request(self) -> (Name, AttachRequest) {
+        let Self { network, container, name, ifname, ip, mac } = self;
+        let netns = container.netns.or(container.pid).expect("clap demands one of the group");
+        (network, AttachRequest { netns, name, ifname, ip, mac })
+    }
+}
+
+impl Detach {
+    pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
+        let (network, request) = self.request();
+        let result = client.detach(&network, &request).await?;
+        out.print(&result, |_| sentences(&network, &request, &result))
+    }
+
+    pub(super) fn request(self) -> (Name, DetachRequest) {
+        let Attached { netns, pid, name } = self.endpoint;
+        let by_netns = netns.or(pid).map(DetachRequest::Netns);
+        let request = by_netns.or(name.map(DetachRequest::Name)).expect("clap demands one of the group");
+        (self.network, request)
+    }
+}
+
+pub(super) fn sentences(network: &Name, request: &DetachRequest, result: &DetachResult) -> String {
+    if result.detached.is_empty() {
+        return format!("{} was not attached to {network}\n", subject(request));
+    }
+    let sentence = |name: &Name| format!("{name} detached from {network}\n");
+    result.detached.iter().map(|endpoint| sentence(&endpoint.name)).collect()
+}
+
+fn subject(request: &DetachRequest) -> String {
+    match request {
+        DetachRequest::Name(name) => name.to_string(),
+        DetachRequest::Netns(NetnsRef::Name(name)) => name.clone(),
+        DetachRequest::Netns(NetnsRef::Path(path)) => path.display().to_string(),
+        DetachRequest::Netns(NetnsRef::Pid(pid)) => format!("process {pid}"),
+    }
+}

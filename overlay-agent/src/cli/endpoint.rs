@@ -1,0 +1,86 @@
+//! `overlay endpoint`: ls, inspect.
+
+use clap::Subcommand;
+
+use super::{
+    CliError, drops,
+    output::{Field, Output, Style, field},
+};
+use crate::{
+    api::{
+        client::Client,
+        types::{EndpointView, LocalEndpointView},
+    },
+    model::Name,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the endpoints on all hosts
+    #[command(visible_alias = "list", after_help = "Example:\n  overlay endpoint ls -o json")]
+    Ls,
+    /// Show the endpoints with this name, or the one with this id, and the counters of those on this host
+    #[command(after_help = "Example:\n  overlay endpoint inspect bbox1")]
+    Inspect {
+        /// Name or id of the endpoint
+        name: Name,
+    },
+}
+
+impl Command {
+    pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
+        match self {
+            Self::Ls => {
+                let endpoints = client.endpoints().await?;
+                out.print(&endpoints, |style| table(&endpoints, style))
+            }
+            Self::Inspect { name } => {
+                let endpoints = client.endpoint(&name).await?;
+                out.print(&endpoints, |style| details(&endpoints, style))
+            }
+        }
+    }
+}
+
+pub(super) fn table(endpoints: &[EndpointView], style: Style) -> String {
+    let row = |endpoint: &EndpointView| {
+        [
+            endpoint.name.to_string(),
+            endpoint.network.to_string(),
+            endpoint.node.to_string(),
+            endpoint.ip.to_string(),
+            endpoint.mac.to_string(),
+            endpoint.ifname.clone(),
+            endpoint.id.to_string(),
+        ]
+    };
+    style.table(["NAME", "NETWORK", "NODE", "IP", "MAC", "IFNAME", "ID"], endpoints.iter().map(row))
+}
+
+pub(super) fn details(endpoints: &[EndpointView], style: Style) -> String {
+    endpoints.iter().map(|endpoint| detail(endpoint, style)).collect::<Vec<_>>().join("\n")
+}
+
+fn detail(endpoint: &EndpointView, style: Style) -> String {
+    let mut fields = vec![
+        field("name", &endpoint.name),
+        field("id", &endpoint.id),
+        field("network", &endpoint.network),
+        field("node", &endpoint.node),
+        field("IP", &endpoint.ip),
+        field("MAC", &endpoint.mac),
+        field("interface", &endpoint.ifname),
+        field("namespace", &endpoint.netns),
+    ];
+    let Some(local) = &endpoint.local else { return style.fields(&fields) };
+    fields.extend(local_fields(local));
+    format!("{}\n{}", style.fields(&fields), drops::table(&local.drops, style))
+}
+
+fn local_fields(local: &LocalEndpointView) -> [Field; 3] {
+    [
+        field("host interface", &format!("{} (index {})", local.host_ifname, local.host_ifindex)),
+        field("sent", &format!("{} packets, {} bytes", local.tx_packets, local.tx_bytes)),
+        field("received", &format!("{} packets, {} bytes", local.rx_packets, local.rx_bytes)),
+    ]
+}

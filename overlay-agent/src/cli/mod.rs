@@ -1,0 +1,149 @@
+//! The command line `overlay`: one file for each group of commands, all speaking to the agent's socket.
+//!
+//! A command parses its arguments into the API's types, makes its calls and hands the answer to
+//! [`output`], which alone knows about tables, JSON and colour.
+
+mod attach;
+mod drops;
+mod endpoint;
+mod map;
+mod network;
+mod node;
+mod output;
+mod policy;
+mod status;
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use self::output::{Format, Output};
+use crate::{
+    api::client::{Client, ClientError},
+    paths,
+};
+
+/// Networks for containers across hosts: talks to the overlay-agent of this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "overlay",
+    version,
+    after_help = "\
+Examples:
+  overlay network create ov_net1
+  overlay attach ov_net1 --netns bbox1
+  overlay endpoint ls
+  overlay drops --watch"
+)]
+pub struct Cli {
+    /// Socket of the agent
+    #[arg(long, global = true, value_name = "PATH", env = "OVERLAY_SOCKET", default_value = paths::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// How to print results
+    #[arg(long, short, global = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create, show and remove networks
+    #[command(subcommand)]
+    Network(network::Command),
+    /// Attach a container to a network
+    Attach(attach::Attach),
+    /// Detach a container from a network; one that is not attached is no error
+    Detach(attach::Detach),
+    /// Show endpoints: the attachments of containers to networks
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
+    /// Show the hosts of the cluster
+    #[command(subcommand)]
+    Node(node::Command),
+    /// Say which networks may talk to each other
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Show the state of this host's agent
+    Status(status::Status),
+    /// Show how many packets were dropped, and why
+    Drops(drops::Drops),
+    /// Look into the BPF maps
+    #[command(subcommand)]
+    Map(map::Command),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The agent cannot be reached, refused or failed.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The agent did not get ready in time.
+    #[error("the agent was not ready within {seconds} s: {reason}")]
+    NotReady {
+        /// How long it was waited for.
+        seconds: u64,
+        /// What it waits for itself.
+        reason: String,
+    },
+    /// The result cannot be printed.
+    #[error("cannot write the result: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`CliError`], of which [`report`] tells the user.
+    pub async fn run(self) -> Result<(), CliError> {
+        let (client, out) = (Client::new(self.socket), Output::new(self.output));
+        match self.command {
+            Command::Network(command) => command.run(&client, out).await,
+            Command::Attach(attach) => attach.run(&client, out).await,
+            Command::Detach(detach) => detach.run(&client, out).await,
+            Command::Endpoint(command) => command.run(&client, out).await,
+            Command::Node(command) => command.run(&client, out).await,
+            Command::Policy(command) => command.run(&client, out).await,
+            Command::Status(status) => status.run(&client, out).await,
+            Command::Drops(drops) => drops.run(&client, out).await,
+            Command::Map(command) => command.run(&client, out).await,
+        }
+    }
+}
+
+/// Tells the user of a failure, in one line.
+///
+/// A reader that closed the pipe (`overlay … | head`) has what it wanted and is not told.
+#[must_use]
+pub fn report(error: &CliError) -> ExitCode {
+    let closed = matches!(error, CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe);
+    if !closed {
+        eprintln!("overlay: {}", output::printable(&error.to_string()));
+    }
+    ExitCode::FAILURE
+}
+
+/// Tells the user of wrong arguments, in one line; prints help and version where they were asked for.
+#[must_use]
+pub fn report_usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    {
+        error.exit();
+    }
+    eprintln!("overlay: {}", usage_line(&error.to_string()));
+    ExitCode::from(2)
+}
+
+/// What clap says in several paragraphs, without the usage that `--help` shows anyway.
+fn usage_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let paragraphs =
+        text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let said = paragraphs.filter(|line| !line.is_empty() && !line.starts_with("Usage:"));
+    said.collect::<Vec<_>>().join("; ").replace("; For more information, ", "; ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! `overlay network`: create, ls, inspect, rm.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use clap::{Args, Subcommand};
+use ipnet::Ipv4Net;
+use overlay_common::vni::Vni;
+
+use super::{
+    CliError, endpoint,
+    output::{Output, Style, field, or_dash, yes_or_no},
+};
+use crate::{
+    api::{
+        client::Client,
+        types::{CreateNetwork, NetworkView},
+    },
+    model::Name,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create a network; what is left out is chosen
+    #[command(after_help = "\
+Examples:
+  overlay network create ov_net1
+  overlay network create backend --subnet 10.1.0.0/16 --vni 4096 --label team=db")]
+    Create(Create),
+    /// List networks
+    #[command(visible_alias = "list", after_help = "Example:\n  overlay network ls -o json")]
+    Ls,
+    /// Show a network and its endpoints on all hosts
+    #[command(after_help = "Example:\n  overlay network inspect ov_net1")]
+    Inspect {
+        /// Name of the network
+        name: Name,
+    },
+    /// Remove a network that has no endpoints
+    #[command(after_help = "Example:\n  overlay network rm ov_net1")]
+    Rm {
+        /// Name of the network
+        name: Name,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// Name of the network
+    name: Name,
+    /// Addresses of its containers [default: the first free /24 from 10.0.0.0 upward]
+    #[arg(long, value_name = "CIDR")]
+    subnet: Option<Ipv4Net>,
+    /// The gateway [default: the subnet's first address]
+    #[arg(long, value_name = "IP")]
+    gateway: Option<Ipv4Addr>,
+    /// Part of the subnet to give addresses from [default: all of it]
+    #[arg(long, value_name = "CIDR")]
+    ip_range: Option<Ipv4Net>,
+    /// VXLAN network identifier [default: the first free one from 256 upward]
+    #[arg(long, value_name = "N")]
+    vni: Option<Vni>,
+    /// Largest IP packet in bytes [default: the underlay's MTU less 50]
+    #[arg(long, value_name = "N")]
+    mtu: Option<u16>,
+    /// No way to the outside world
+    #[arg(long)]
+    internal: bool,
+    /// Free text; may be given several times
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    labels: Vec<(String, String)>,
+}
+
+fn label(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label has the form KEY=VALUE"),
+    }
+}
+
+impl From<Create> for CreateNetwork {
+    fn from(create: Create) -> Self {
+        let Create { name, subnet, gateway, ip_range, vni, mtu, internal, labels } = create;
+        Self { name, subnet, gateway, ip_range, vni, mtu, internal, labels: labels.into_iter().collect() }
+    }
+}
+
+impl Command {
+    pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
+        match self {
+            Self::Create(create) => {
+                let network = client.create_network(&create.into()).await?;
+                out.print(&network, |style| table(std::slice::from_ref(&network), style))
+            }
+            Self::Ls => {
+                let networks = client.networks().await?;
+                out.print(&networks, |style| table(&networks, style))
+            }
+            Self::Inspect { name } => {
+                let network = client.network(&name).await?;
+                out.print(&network, |style| detail(&network, style))
+            }
+            Self::Rm { name } => {
+                let network = client.remove_network(&name).await?;
+                out.print(&network, |_| format!("{}\n", network.name))
+            }
+        }
+    }
+}
+
+pub(super) fn table(networks: &[NetworkView], style: Style) -> String {
+    let row = |network: &NetworkView| {
+        [
+            network.name.to_string(),
+            network.vni.to_string(),
+            network.subnet.to_string(),
+            network.gateway.to_string(),
+            network.mtu.to_string(),
+            yes_or_no(network.internal),
+            network.scope.clone(),
+        ]
+    };
+    style.table(["NAME", "VNI", "SUBNET", "GATEWAY", "MTU", "INTERNAL", "SCOPE"], networks.iter().map(row))
+}
+
+pub(super) fn detail(network: &NetworkView, style: Style) -> String {
+    let fields = style.fields(&[
+        field("name", &network.name),
+        field("VNI", &network.vni),
+        field("subnet", &network.subnet),
+        field("gateway", &network.gateway),
+        field("IP range", &or_dash(network.ip_range)),
+        field("MTU", &network.mtu),
+        field("internal", &yes_or_no(network.internal)),
+        field("scope", &network.scope),
+        field("labels", &labels(&network.labels)),
+    ]);
+    format!("{fields}\n{}", endpoint::table(&network.endpoints, style))
+}
+
+fn labels(labels: &BTreeMap<String, String>) -> String {
+    let texts: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    or_dash((!texts.is_empty()).then(|| texts.join(", ")))
+}

@@ -1,0 +1,170 @@
+//! The one place that knows tables, JSON and colour.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+};
+
+use clap::ValueEnum;
+use comfy_table::{Attribute, Cell, Table, presets::NOTHING};
+use owo_colors::OwoColorize;
+use serde::Serialize;
+
+use super::CliError;
+
+/// Between two columns.
+const GAP: u16 = 2;
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Table,
+    /// For programs: the answers of the API
+    Json,
+}
+
+/// Where results go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    format: Format,
+    style: Style,
+}
+
+impl Output {
+    /// The standard output, with colour if a terminal shows it.
+    pub(super) fn new(format: Format) -> Self {
+        Self { format, style: Style { colour: wants_colour() } }
+    }
+
+    /// Prints an answer in the chosen format.
+    pub(super) fn print(
+        self,
+        answer: &impl Serialize,
+        human: impl FnOnce(Style) -> String,
+    ) -> Result<(), CliError> {
+        match self.format {
+            Format::Table => write(&human(self.style)),
+            Format::Json => self.json(answer),
+        }
+    }
+
+    /// Prints an answer as JSON in either format.
+    pub(super) fn json(self, answer: &impl Serialize) -> Result<(), CliError> {
+        write(&format!("{}\n", serde_json::to_string_pretty(answer).map_err(io::Error::from)?))
+    }
+
+    /// Prints what the API has no answer for: programs have the exit code.
+    pub(super) fn say(self, text: &str) -> Result<(), CliError> {
+        match self.format {
+            Format::Table => write(text),
+            Format::Json => Ok(()),
+        }
+    }
+}
+
+fn write(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
+}
+
+/// See <https://no-color.org>.
+fn wants_colour() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    io::stdout().is_terminal() && !refused && !dumb
+}
+
+/// How text is laid out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Style {
+    pub(super) colour: bool,
+}
+
+impl Style {
+    /// Aligned columns without borders; only the header if there are no rows.
+    pub(super) fn table<R: IntoIterator<Item = String>>(
+        self,
+        header: impl IntoIterator<Item = impl Into<String>>,
+        rows: impl IntoIterator<Item = R>,
+    ) -> String {
+        let mut table = Table::new();
+        table.load_style(NOTHING).force_no_tty();
+        if self.colour {
+            table.enforce_styling();
+        }
+        table.set_header(
+            header.into_iter().map(|title| Cell::new(title.into()).add_attribute(Attribute::Bold)),
+        );
+        table.add_rows(
+            rows.into_iter().map(|row| row.into_iter().map(|text| printable(&text)).collect::<Vec<_>>()),
+        );
+        for column in table.column_iter_mut() {
+            column.set_padding((0, GAP));
+        }
+        table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    }
+
+    /// Lines `name: value`, the values aligned.
+    pub(super) fn fields(self, fields: &[Field]) -> String {
+        let width = 1 + fields.iter().map(|field| field.name.len()).max().unwrap_or_default();
+        let line = |field: &Field| format!("{:width$} {}\n", format!("{}:", field.name), self.value(field));
+        fields.iter().map(line).collect()
+    }
+
+    fn value(self, field: &Field) -> String {
+        let text = printable(&field.value);
+        match field.tone {
+            Tone::Good if self.colour => text.green().to_string(),
+            Tone::Bad if self.colour => text.red().to_string(),
+            _ => text,
+        }
+    }
+}
+
+/// A line of [`Style::fields`].
+#[derive(Clone, Debug)]
+pub(super) struct Field {
+    name: &'static str,
+    value: String,
+    tone: Tone,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Tone {
+    Plain,
+    Good,
+    Bad,
+}
+
+/// A line of [`Style::fields`] in no colour.
+pub(super) fn field(name: &'static str, value: &dyn Display) -> Field {
+    Field { name, value: value.to_string(), tone: Tone::Plain }
+}
+
+impl Field {
+    /// All is well.
+    pub(super) fn good(self) -> Self {
+        Self { tone: Tone::Good, ..self }
+    }
+
+    /// Somebody should look at this.
+    pub(super) fn bad(self) -> Self {
+        Self { tone: Tone::Bad, ..self }
+    }
+}
+
+/// Text that no terminal takes for a command and that stays on one line: labels and paths are free text.
+pub(super) fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
+pub(super) fn yes_or_no(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}
+
+pub(super) fn or_dash(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}

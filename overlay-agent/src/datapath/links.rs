@@ -1,0 +1,247 @@
+//! Programs on devices.
+//!
+//! Each link is pinned under a name made of program and device. An agent that finds the pin of its
+//! predecessor swaps the program on that link, atomically: no packet passes unfiltered. Other people's
+//! programs on the same device stay; ours comes first, since one before it could end the chain.
+
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+        xdp::XdpLink,
+    },
+};
+use overlay_common::abi::program;
+
+use super::{DatapathError, bpffs::gone_is_success, object};
+use crate::paths::Paths;
+
+/// A program's place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hook {
+    /// The device.
+    pub ifname: String,
+    /// Its index: another device of the same name is another place.
+    pub ifindex: u32,
+    /// What goes there.
+    pub kind: HookKind,
+}
+
+/// What goes to a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HookKind {
+    /// A classifier on tcx ingress.
+    Ingress(&'static str),
+    /// The XDP program, in the driver or (generic) before the stack.
+    Xdp {
+        /// In the driver.
+        native: bool,
+    },
+}
+
+impl Hook {
+    fn program(&self) -> &'static str {
+        match self.kind {
+            HookKind::Ingress(name) => name,
+            HookKind::Xdp { .. } => program::XDP_UNDERLAY,
+        }
+    }
+
+    /// Generic XDP has a pin of its own: the mode of a link cannot be changed.
+    fn pin_name(&self) -> &'static str {
+        match self.kind {
+            HookKind::Ingress(name) => name,
+            HookKind::Xdp { native: true } => "xdp_native",
+            HookKind::Xdp { native: false } => "xdp_generic",
+        }
+    }
+
+    fn error(&self, reason: impl ToString) -> DatapathError {
+        DatapathError::Attach {
+            program: self.program(),
+            device: self.ifname.clone(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// The links that this agent holds.
+pub struct Links {
+    paths: Paths,
+    held: BTreeMap<Hook, PinnedLink>,
+}
+
+impl Links {
+    pub(super) fn new(paths: &Paths) -> Self {
+        Self { paths: paths.clone(), held: BTreeMap::new() }
+    }
+
+    /// Makes exactly `hooks` carry our programs. Returns how many that we held were found broken.
+    ///
+    /// A device that cannot be served, as when it vanishes this moment, does not keep the others from being
+    /// served; the first failure is returned at the end.
+    pub(super) fn ensure(&mut self, ebpf: &mut Ebpf, hooks: &[Hook]) -> Result<usize, DatapathError> {
+        self.create_pin_dir()?;
+        self.remove_others(hooks)?;
+        let mut repaired = 0;
+        let mut failure = None;
+        for hook in hooks {
+            match self.ensure_one(ebpf, hook) {
+                Ok(was_broken) => repaired += usize::from(was_broken),
+                Err(e) => failure = failure.or(Some(e)),
+            }
+        }
+        failure.map_or(Ok(repaired), Err)
+    }
+
+    fn ensure_one(&mut self, ebpf: &mut Ebpf, hook: &Hook) -> Result<bool, DatapathError> {
+        let Some(link) = self.held.remove(hook) else {
+            self.attach(ebpf, hook)?;
+            return Ok(false);
+        };
+        let attached = is_attached(ebpf, hook)?;
+        if !attached {
+            self.unpin(&self.pin_path(hook))?;
+            self.attach(ebpf, hook)?;
+        } else if self.pin_path(hook).exists() {
+            self.held.insert(hook.clone(), link);
+            return Ok(false);
+        } else {
+            // Somebody removed the pin; the link itself lives as long as we hold it.
+            self.pin(hook, link.into())?;
+        }
+        Ok(true)
+    }
+
+    fn create_pin_dir(&self) -> Result<(), DatapathError> {
+        let path = self.paths.links();
+        fs::create_dir_all(&path).map_err(|source| DatapathError::Bpffs { path, source })
+    }
+
+    fn attach(&mut self, ebpf: &mut Ebpf, hook: &Hook) -> Result<(), DatapathError> {
+        let link = match self.take_over(ebpf, hook)? {
+            Some(link) => link,
+            None => attach_new(ebpf, hook)?,
+        };
+        self.pin(hook, link)
+    }
+
+    /// Swaps the program on the link that an earlier agent pinned for this hook. If that link's device is
+    /// gone there is nothing to swap, and its pin goes too.
+    fn take_over(&self, ebpf: &mut Ebpf, hook: &Hook) -> Result<Option<FdLink>, DatapathError> {
+        let path = self.pin_path(hook);
+        let old = match PinnedLink::from_pin(&path) {
+            Ok(link) => FdLink::from(link),
+            Err(LinkError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            Err(e) => return Err(hook.error(e)),
+        };
+        match swap(ebpf, hook, old) {
+            Ok(link) => Ok(Some(link)),
+            Err(reason) => {
+                tracing::debug!(device = hook.ifname, %reason, "pinned link is dead, attaching anew");
+                self.unpin(&path)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn pin(&mut self, hook: &Hook, link: FdLink) -> Result<(), DatapathError> {
+        let path = self.pin_path(hook);
+        let pinned = match PinnedLink::from_pin(&path) {
+            // The link was taken over: its pin is this very one.
+            Ok(pinned) => pinned,
+            Err(_) => link.pin(&path).map_err(|e| DatapathError::Pin { path, reason: e.to_string() })?,
+        };
+        self.held.insert(hook.clone(), pinned);
+        Ok(())
+    }
+
+    /// Takes our programs off every other place, those of an earlier agent included.
+    fn remove_others(&mut self, hooks: &[Hook]) -> Result<(), DatapathError> {
+        self.held.retain(|hook, _| hooks.contains(hook));
+        let wanted: Vec<PathBuf> = hooks.iter().map(|hook| self.pin_path(hook)).collect();
+        let dir = self.paths.links();
+        let fail = |source| DatapathError::Bpffs { path: dir.clone(), source };
+        for entry in fs::read_dir(&dir).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            if !wanted.contains(&path) {
+                self.unpin(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unpin(&self, path: &std::path::Path) -> Result<(), DatapathError> {
+        gone_is_success(fs::remove_file(path))
+            .map_err(|e| DatapathError::Pin { path: path.to_owned(), reason: e.to_string() })
+    }
+
+    fn pin_path(&self, hook: &Hook) -> PathBuf {
+        self.paths.link(hook.pin_name(), &hook.ifname)
+    }
+}
+
+fn attach_new(ebpf: &mut Ebpf, hook: &Hook) -> Result<FdLink, DatapathError> {
+    match hook.kind {
+        HookKind::Ingress(name) => {
+            let program = object::classifier(ebpf, name)?;
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = program
+                .attach_with_options(&hook.ifname, TcAttachType::Ingress, options)
+                .map_err(|e| hook.error(chain(&e)))?;
+            fd_link(hook, program.take_link(id))
+        }
+        HookKind::Xdp { native } => {
+            let program = object::xdp(ebpf)?;
+            let mode = if native { XdpMode::Driver } else { XdpMode::Skb };
+            let id = program.attach(&hook.ifname, mode).map_err(|e| hook.error(chain(&e)))?;
+            fd_link(hook, program.take_link(id))
+        }
+    }
+}
+
+fn swap(ebpf: &mut Ebpf, hook: &Hook, old: FdLink) -> Result<FdLink, DatapathError> {
+    match hook.kind {
+        HookKind::Ingress(name) => {
+            let program = object::classifier(ebpf, name)?;
+            let link = SchedClassifierLink::try_from(old).map_err(|e| hook.error(e))?;
+            let id = program.attach_to_link(link).map_err(|e| hook.error(chain(&e)))?;
+            fd_link(hook, program.take_link(id))
+        }
+        HookKind::Xdp { .. } => {
+            let program = object::xdp(ebpf)?;
+            let link = XdpLink::try_from(old).map_err(|e| hook.error(e))?;
+            let id = program.attach_to_link(link).map_err(|e| hook.error(chain(&e)))?;
+            fd_link(hook, program.take_link(id))
+        }
+    }
+}
+
+fn fd_link<L>(hook: &Hook, link: Result<L, ProgramError>) -> Result<FdLink, DatapathError>
+where
+    L: TryInto<FdLink, Error = LinkError>,
+{
+    link.map_err(|e| hook.error(chain(&e)))?.try_into().map_err(|e| hook.error(e))
+}
+
+/// Whether our program is among those that run at the hook. An XDP link cannot be pushed off its device
+/// without its owner, so holding it is proof enough.
+fn is_attached(ebpf: &mut Ebpf, hook: &Hook) -> Result<bool, DatapathError> {
+    let HookKind::Ingress(name) = hook.kind else { return Ok(true) };
+    let own = object::classifier(ebpf, name)?.info().map_err(|e| hook.error(chain(&e)))?.id();
+    let (_, programs) =
+        SchedClassifier::query_tcx(&hook.ifname, TcAttachType::Ingress).map_err(|e| hook.error(chain(&e)))?;
+    Ok(programs.iter().any(|program| program.id() == own))
+}
+
+/// An error with its causes: aya keeps the kernel's own word in the source.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,219 @@
+//! The maps, typed.
+
+use std::{borrow::Borrow, collections::BTreeMap};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, lpm_trie::Key},
+};
+use overlay_common::{
+    abi::map,
+    config::Config,
+    endpoint::Endpoint,
+    fdb::{FdbEntry, FdbKey},
+    neigh::{Neigh, NeighKey},
+    network::Network,
+    policy::{Policy, PolicyKey},
+    route::{RouteKey, SCOPE_BITS},
+    stats::{DropCount, DropKey, EndpointStats},
+    vtep::{Vtep, VtepMemberKey},
+};
+
+use super::DatapathError;
+use crate::reconcile::{Plan, RouteTarget, Tables, plan::Edits};
+
+type Hash<K, V> = Table<HashMap<MapData, K, V>>;
+
+/// A map with its name, for errors.
+pub(super) struct Table<M> {
+    pub(super) name: &'static str,
+    pub(super) map: M,
+}
+
+/// Handles of all maps.
+pub struct Maps {
+    config: Table<Array<MapData, Config>>,
+    networks: Hash<u32, Network>,
+    vteps: Table<Array<MapData, Vtep>>,
+    vtep_members: Hash<VtepMemberKey, u32>,
+    endpoints: Hash<u32, Endpoint>,
+    fdb: Hash<FdbKey, FdbEntry>,
+    neigh: Hash<NeighKey, Neigh>,
+    policy: Hash<PolicyKey, Policy>,
+    routes: Table<LpmTrie<MapData, RouteKey, u32>>,
+    pub(super) endpoint_stats: Table<PerCpuHashMap<MapData, u32, EndpointStats>>,
+    pub(super) drops: Table<PerCpuHashMap<MapData, DropKey, DropCount>>,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self {
+            config: take(ebpf, map::CONFIG)?,
+            networks: take(ebpf, map::NETWORKS)?,
+            vteps: take(ebpf, map::VTEPS)?,
+            vtep_members: take(ebpf, map::VTEP_MEMBERS)?,
+            endpoints: take(ebpf, map::ENDPOINTS)?,
+            fdb: take(ebpf, map::FDB)?,
+            neigh: take(ebpf, map::NEIGH)?,
+            policy: take(ebpf, map::POLICY)?,
+            routes: take(ebpf, map::ROUTES)?,
+            endpoint_stats: take(ebpf, map::ENDPOINT_STATS)?,
+            drops: take(ebpf, map::DROPS)?,
+        })
+    }
+
+    /// What the maps hold.
+    pub(super) fn observe(&self) -> Result<Tables, DatapathError> {
+        let unused = Vtep::default();
+        let vteps = self.vteps.map.iter().zip(0..).filter(|(vtep, _)| !matches!(vtep, Ok(v) if *v == unused));
+        let routes = self.routes.map.iter().map(|entry| entry.map(|(key, vni)| (route_target(&key), vni)));
+        Ok(Tables {
+            config: self.config.map.get(&0, 0).map_err(self.config.fail("read"))?,
+            networks: self.networks.entries()?,
+            vteps: vteps
+                .map(|(vtep, index)| vtep.map(|v| (index, v)))
+                .collect::<Result<_, _>>()
+                .map_err(self.vteps.fail("read"))?,
+            vtep_members: self.vtep_members.entries()?,
+            endpoints: self.endpoints.entries()?,
+            fdb: self.fdb.entries()?,
+            neigh: self.neigh.entries()?,
+            policy: self.policy.entries()?,
+            routes: routes.collect::<Result<_, _>>().map_err(self.routes.fail("read"))?,
+        })
+    }
+
+    /// Carries out a plan, in its order.
+    pub(super) fn apply(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+        if let Some(config) = plan.config {
+            self.config.map.set(0, config, 0).map_err(self.config.fail("write"))?;
+        }
+        self.networks.put(&plan.networks)?;
+        self.put_vteps(&plan.vteps.put)?;
+        self.vtep_members.put(&plan.vtep_members)?;
+        self.create_stats(&plan.endpoints)?;
+        self.endpoints.put(&plan.endpoints)?;
+        self.fdb.put(&plan.fdb)?;
+        self.neigh.put(&plan.neigh)?;
+        self.policy.put(&plan.policy)?;
+        self.put_routes(&plan.routes)?;
+
+        self.delete_routes(&plan.routes)?;
+        self.policy.delete(&plan.policy)?;
+        self.neigh.delete(&plan.neigh)?;
+        self.fdb.delete(&plan.fdb)?;
+        self.endpoints.delete(&plan.endpoints)?;
+        self.delete_stats(&plan.endpoints)?;
+        self.vtep_members.delete(&plan.vtep_members)?;
+        let unused: Vec<_> = plan.vteps.delete.iter().map(|index| (*index, Vtep::default())).collect();
+        self.put_vteps(&unused)?;
+        self.networks.delete(&plan.networks)
+    }
+
+    fn put_vteps(&mut self, entries: &[(u32, Vtep)]) -> Result<(), DatapathError> {
+        for (index, vtep) in entries {
+            self.vteps.map.set(*index, vtep, 0).map_err(self.vteps.fail("write"))?;
+        }
+        Ok(())
+    }
+
+    fn put_routes(&mut self, edits: &Edits<RouteTarget, u32>) -> Result<(), DatapathError> {
+        for (target, vni) in &edits.put {
+            self.routes.map.insert(&trie_key(target), vni, 0).map_err(self.routes.fail("write"))?;
+        }
+        Ok(())
+    }
+
+    fn delete_routes(&mut self, edits: &Edits<RouteTarget, u32>) -> Result<(), DatapathError> {
+        for target in &edits.delete {
+            gone_is_success(self.routes.map.remove(&trie_key(target)))
+                .map_err(self.routes.fail("delete from"))?;
+        }
+        Ok(())
+    }
+
+    /// Counters of a new endpoint start at zero; those of one that is only changed go on.
+    fn create_stats(&mut self, edits: &Edits<u32, Endpoint>) -> Result<(), DatapathError> {
+        for (ifindex, _) in &edits.put {
+            if self.endpoint_stats.map.get(ifindex, 0).is_err() {
+                self.reset_stats(*ifindex)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reset_stats(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        let table = &mut self.endpoint_stats;
+        let cpus = aya::util::nr_cpus().map_err(|(_, e)| DatapathError::Map {
+            operation: "size",
+            map: table.name,
+            source: e.into(),
+        })?;
+        let zero = aya::maps::PerCpuValues::try_from(vec![EndpointStats::default(); cpus])
+            .map_err(|e| DatapathError::Map { operation: "size", map: table.name, source: e.into() })?;
+        table.map.insert(ifindex, zero, 0).map_err(table.fail("write"))
+    }
+
+    fn delete_stats(&mut self, edits: &Edits<u32, Endpoint>) -> Result<(), DatapathError> {
+        for ifindex in &edits.delete {
+            gone_is_success(self.endpoint_stats.map.remove(ifindex))
+                .map_err(self.endpoint_stats.fail("delete from"))?;
+        }
+        Ok(())
+    }
+}
+
+impl<M> Table<M> {
+    /// Turns a map's error into ours.
+    pub(super) fn fail(&self, operation: &'static str) -> impl Fn(MapError) -> DatapathError + use<M> {
+        let map = self.name;
+        move |source| DatapathError::Map { operation, map, source }
+    }
+}
+
+impl<K: Pod + Ord, V: Pod> Hash<K, V> {
+    fn entries(&self) -> Result<BTreeMap<K, V>, DatapathError> {
+        self.map.iter().collect::<Result<_, _>>().map_err(self.fail("read"))
+    }
+
+    fn put(&mut self, edits: &Edits<K, V>) -> Result<(), DatapathError> {
+        for (key, value) in &edits.put {
+            self.map.insert(key.borrow(), value, 0).map_err(self.fail("write"))?;
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, edits: &Edits<K, V>) -> Result<(), DatapathError> {
+        for key in &edits.delete {
+            gone_is_success(self.map.remove(key)).map_err(self.fail("delete from"))?;
+        }
+        Ok(())
+    }
+}
+
+fn take<M: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<Table<M>, DatapathError> {
+    let map = ebpf.take_map(name).ok_or(DatapathError::Missing(name))?;
+    let fail = |source| DatapathError::Map { operation: "open", map: name, source };
+    Ok(Table { name, map: map.try_into().map_err(fail)? })
+}
+
+fn gone_is_success(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn trie_key(target: &RouteTarget) -> Key<RouteKey> {
+    Key::new(SCOPE_BITS + u32::from(target.prefix_len), target.key)
+}
+
+fn route_target(key: &Key<RouteKey>) -> RouteTarget {
+    let prefix_len = u8::try_from(key.prefix_len().saturating_sub(SCOPE_BITS)).unwrap_or(u8::MAX);
+    RouteTarget { prefix_len, key: key.data() }
+}

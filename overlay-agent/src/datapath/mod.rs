@@ -1,0 +1,84 @@
+//! The kernel side: the only user of aya.
+//!
+//! * [`bpffs`]: the file system of the pins
+//! * [`object`]: loading the BPF object, with its maps pinned
+//! * [`maps`]: the maps, typed; reading them and carrying out a [`Plan`]
+//! * [`links`]: programs on devices, pinned, swapped atomically, kept attached
+//! * [`counters`]: what the programs counted
+//! * [`dump`]: map contents for people
+//! * [`log`]: what the programs log
+
+pub mod bpffs;
+pub mod counters;
+pub mod dump;
+mod error;
+pub mod links;
+pub mod log;
+pub mod maps;
+pub mod object;
+
+pub use error::DatapathError;
+
+use crate::{
+    config::BpfLog,
+    paths::Paths,
+    reconcile::{Plan, Tables},
+};
+use links::{Hook, Links};
+use maps::Maps;
+
+/// The data path of this host.
+pub struct Datapath {
+    ebpf: aya::Ebpf,
+    maps: Maps,
+    links: Links,
+    log: Option<log::Reader>,
+}
+
+impl Datapath {
+    /// Loads the programs, over maps that an earlier agent left where there are any.
+    ///
+    /// # Errors
+    /// If the kernel lacks what is needed, or refuses: the error names it.
+    pub fn load(paths: &Paths, object: &std::path::Path, log: BpfLog) -> Result<Self, DatapathError> {
+        let mut ebpf = object::load(paths, object, log)?;
+        let maps = Maps::take(&mut ebpf)?;
+        let log = log::Reader::take(&mut ebpf, log)?;
+        Ok(Self { ebpf, maps, links: Links::new(paths), log })
+    }
+
+    /// The stream of log records, once, if the programs log at all.
+    pub fn take_log(&mut self) -> Option<log::Reader> {
+        self.log.take()
+    }
+
+    /// What the maps hold.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub fn observe(&self) -> Result<Tables, DatapathError> {
+        self.maps.observe()
+    }
+
+    /// Carries out a plan.
+    ///
+    /// # Errors
+    /// If an entry cannot be written, as when a map is full. What was done before it stays.
+    pub fn apply(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+        self.maps.apply(plan)
+    }
+
+    /// Makes exactly these hooks carry our programs; returns how many were not as we left them.
+    ///
+    /// # Errors
+    /// If a program cannot be attached.
+    pub fn attach(&mut self, hooks: &[Hook]) -> Result<usize, DatapathError> {
+        self.links.ensure(&mut self.ebpf, hooks)
+    }
+
+    /// The maps.
+    #[must_use]
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+}

@@ -1,0 +1,129 @@
+//! Loading the BPF object.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    programs::{ProgramError, SchedClassifier, Xdp},
+    util::KernelVersion,
+};
+use aya_log::Level;
+use overlay_common::abi::{map, program};
+
+use super::{DatapathError, bpffs::gone_is_success};
+use crate::{config::BpfLog, paths::Paths};
+
+/// Maps that are pinned: all but the log's, whose reader ends with the agent.
+pub const PINNED_MAPS: [&str; 11] = [
+    map::CONFIG,
+    map::ENDPOINTS,
+    map::FDB,
+    map::NEIGH,
+    map::VTEPS,
+    map::VTEP_MEMBERS,
+    map::NETWORKS,
+    map::ROUTES,
+    map::POLICY,
+    map::ENDPOINT_STATS,
+    map::DROPS,
+];
+
+/// The programs for socket buffers.
+pub const CLASSIFIERS: [&str; 3] = [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL];
+
+/// Loads object and programs. Maps that are pinned already are taken over with their content.
+pub(super) fn load(paths: &Paths, object: &Path, log: BpfLog) -> Result<Ebpf, DatapathError> {
+    check_kernel()?;
+    create_dir(&paths.maps())?;
+    let mut loader = EbpfLoader::new();
+    for name in PINNED_MAPS {
+        loader.map_pin_path(name, paths.maps().join(name));
+    }
+    let level = log_level(log);
+    loader.override_global(aya_log::LEVEL, &level, true);
+    let mut ebpf = loader
+        .load_file(object)
+        .map_err(|e| DatapathError::Load { path: object.to_owned(), source: Box::new(e) })?;
+    load_programs(&mut ebpf, paths)?;
+    pin_programs(&mut ebpf, paths)?;
+    Ok(ebpf)
+}
+
+/// The program of this name, ready to be attached.
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    let missing = DatapathError::Missing(name);
+    match ebpf.program_mut(name).map(TryInto::try_into) {
+        Some(Ok(program)) => Ok(program),
+        _ => Err(missing),
+    }
+}
+
+/// The XDP program.
+pub(super) fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
+    match ebpf.program_mut(program::XDP_UNDERLAY).map(TryInto::try_into) {
+        Some(Ok(program)) => Ok(program),
+        _ => Err(DatapathError::Missing(program::XDP_UNDERLAY)),
+    }
+}
+
+fn check_kernel() -> Result<(), DatapathError> {
+    if Btf::from_sys_fs().is_err() {
+        return Err(DatapathError::NoBtf);
+    }
+    let has_tcx = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
+    if has_tcx { Ok(()) } else { Err(DatapathError::NoTcx) }
+}
+
+/// Value of aya-log's global. At 0 the verifier finds the logging code dead and takes it out.
+fn log_level(log: BpfLog) -> u8 {
+    match log {
+        BpfLog::Off => 0,
+        BpfLog::Info => Level::Info as u8,
+        BpfLog::Debug => Level::Debug as u8,
+    }
+}
+
+fn load_programs(ebpf: &mut Ebpf, paths: &Paths) -> Result<(), DatapathError> {
+    for name in CLASSIFIERS {
+        classifier(ebpf, name)?.load().map_err(|e| program_error(name, &e, paths))?;
+    }
+    xdp(ebpf)?.load().map_err(|e| program_error(program::XDP_UNDERLAY, &e, paths))
+}
+
+/// Pins the programs of this agent in place of its predecessor's, for `bpftool prog`.
+fn pin_programs(ebpf: &mut Ebpf, paths: &Paths) -> Result<(), DatapathError> {
+    create_dir(&paths.programs())?;
+    for (name, program) in ebpf.programs_mut() {
+        let path = paths.programs().join(name);
+        let fail = |reason| DatapathError::Pin { path: path.clone(), reason };
+        gone_is_success(fs::remove_file(&path)).map_err(|e| fail(e.to_string()))?;
+        program.pin(&path).map_err(|e| fail(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// A verifier log has thousands of lines: all of it goes to a file, its end into the error.
+fn program_error(program: &str, error: &ProgramError, paths: &Paths) -> DatapathError {
+    let (reason, log) = match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            (io_error.to_string(), verifier_log.to_string())
+        }
+        other => (other.to_string(), String::new()),
+    };
+    let path: PathBuf = paths.run_dir.join(format!("verifier-{program}.log"));
+    // The error itself matters more than a log that cannot be kept.
+    let _ = fs::write(&path, &log);
+    let tail: Vec<&str> = log.lines().rev().take(20).collect();
+    let tail: String = tail.into_iter().rev().flat_map(|line| ["\n  ", line]).collect();
+    DatapathError::Program { program: program.to_owned(), reason: reason + &tail, log: path }
+}
+
+fn create_dir(path: &Path) -> Result<(), DatapathError> {
+    fs::create_dir_all(path).map_err(|source| DatapathError::Bpffs { path: path.to_owned(), source })
+}

@@ -1,0 +1,22 @@
+//! The agent: keeps networks, endpoints and nodes in a store and the host's BPF maps true to it.
+//!
+//! ```text
+//! request → api → service ──→ store ──→ mirror → reconcile → datapath → BPF maps → packets
+//!                   └─→ netlink, netns (veth pairs, addresses, routes)
+//! ```
+//!
+//! Nothing reaches a map any other way than through [`reconcile`] and [`datapath`].
+
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod datapath;
+pub mod ipam;
+pub mod model;
+pub mod netlink;
+pub mod netns;
+pub mod paths;
+pub mod reconcile;
+pub mod service;
+pub mod store;

@@ -1,0 +1,15 @@
+//! The cluster's objects, as types that cannot hold an illegal value.
+//!
+//! * [`name`]: the one grammar of names
+//! * [`records`]: what the store holds under each key
+//! * [`keys`]: which key that is
+//! * [`cluster`]: all of it together, parsed, as one agent knows it
+
+pub mod cluster;
+pub mod keys;
+pub mod name;
+pub mod records;
+
+pub use cluster::Cluster;
+pub use name::{InvalidName, Name};
+pub use records::{Address, Endpoint, EndpointId, Network, NetworkState, Node, NodeAlive, Policy};

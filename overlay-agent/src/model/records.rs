@@ -1,0 +1,175 @@
+//! What the store holds: one record type for each kind of key, as JSON.
+
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr};
+
+use ipnet::Ipv4Net;
+use overlay_common::{mac::Mac, vni::Vni};
+use serde::{Deserialize, Serialize};
+
+use super::Name;
+
+/// A network: one VNI, one subnet, isolated from every other unless a policy says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its name, unique in the cluster.
+    pub name: Name,
+    /// Its VXLAN identifier, unique in the cluster.
+    pub vni: Vni,
+    /// The addresses of its containers. May overlap with another network's.
+    pub subnet: Ipv4Net,
+    /// The gateway's address, in the subnet.
+    pub gateway: Ipv4Addr,
+    /// Part of the subnet from which addresses are given; the whole subnet if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_range: Option<Ipv4Net>,
+    /// Largest IP packet in bytes; if absent, what each host's underlay leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// No way to the outside world.
+    #[serde(default)]
+    pub internal: bool,
+    /// Free text of the user's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Whether endpoints may still be attached.
+    #[serde(default)]
+    pub state: NetworkState,
+}
+
+impl Network {
+    /// The gateway's hardware address, the same on every host.
+    #[must_use]
+    pub fn gateway_mac(&self) -> Mac {
+        Mac::from_ipv4(self.gateway.octets())
+    }
+}
+
+/// Life of a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkState {
+    /// In use.
+    #[default]
+    Active,
+    /// Being removed: no new endpoints.
+    Deleting,
+}
+
+/// Identity of an attachment: 16 hexadecimal digits, random, never reused.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EndpointId(String);
+
+/// A text that is no endpoint identity.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is no endpoint id: it has 16 hexadecimal digits")]
+pub struct InvalidEndpointId(String);
+
+impl EndpointId {
+    /// A new identity.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(format!("{:016x}", rand::random::<u64>()))
+    }
+
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for EndpointId {
+    type Err = InvalidEndpointId;
+    fn from_str(text: &str) -> Result<Self, InvalidEndpointId> {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() == 16 && text.bytes().all(digit) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidEndpointId(text.to_owned()))
+        }
+    }
+}
+
+impl TryFrom<String> for EndpointId {
+    type Error = InvalidEndpointId;
+    fn try_from(text: String) -> Result<Self, InvalidEndpointId> {
+        text.parse()
+    }
+}
+
+impl From<EndpointId> for String {
+    fn from(id: EndpointId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// One container's attachment to one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its identity.
+    pub id: EndpointId,
+    /// The network.
+    pub network: Name,
+    /// Its name, unique in the network.
+    pub name: Name,
+    /// The node that it runs on.
+    pub node: Name,
+    /// Its address.
+    pub ipv4: Ipv4Addr,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Name of the interface in the container.
+    pub ifname: String,
+    /// Where its network namespace was when it was attached.
+    pub netns: String,
+}
+
+/// A host of the cluster. The record stays when its agent stops, as its data path does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name, unique in the cluster.
+    pub name: Name,
+    /// Random identity of the agent's state directory: tells a node from another of the same name.
+    pub id: String,
+    /// Its VTEP address.
+    pub vtep: Ipv4Addr,
+    /// UDP port on which it receives VXLAN packets.
+    pub vxlan_port: u16,
+    /// Version of its agent.
+    pub version: String,
+}
+
+/// A running agent's sign of life: vanishes with its lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAlive {
+    /// The node's random identity.
+    pub id: String,
+}
+
+/// A claim on an address of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum Address {
+    /// An endpoint has it.
+    Held {
+        /// That endpoint.
+        endpoint: EndpointId,
+    },
+    /// An endpoint had it. The oldest released address is the first to be used again.
+    Released,
+}
+
+/// Leave for one network's containers to send to another's. Absence means no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum Policy {
+    /// Every packet.
+    Allow,
+}

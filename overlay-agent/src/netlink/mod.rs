@@ -1,0 +1,28 @@
+//! The kernel's links, addresses, routes and neighbours, over rtnetlink and ethtool's netlink.
+//!
+//! Nothing here reads `/sys/class/net`: in a process that was entered with `nsenter --net`, sysfs still
+//! shows the namespace of its mount. `/proc/sys/net` does follow the thread.
+//!
+//! A request that finds its subject gone has succeeded if it was to remove it: see
+//! [`NetlinkError::is_gone`].
+
+mod container;
+mod error;
+mod features;
+mod link;
+mod monitor;
+mod neighbour;
+mod request;
+mod route;
+mod tunnel;
+mod veth;
+
+pub use self::{
+    container::{ContainerConfig, ContainerRoute, configure, interfaces, set_gro},
+    error::{NetlinkError, VethSide},
+    link::{InvalidIfname, Link, check_ifname},
+    monitor::{EventStream, NetEvent, monitor},
+    request::Netlink,
+    route::NextHop,
+    veth::ContainerLink,
+};

@@ -1,0 +1,83 @@
+//! The veth pair between host and container, made in one step.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoData, InfoKind, InfoVeth, LinkMessage},
+};
+use nix::errno::Errno;
+use overlay_common::mac::Mac;
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+use super::{Netlink, NetlinkError, VethSide, check_ifname, request::Mode};
+use crate::netns::NetnsHandle;
+
+/// The container's end of a veth pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerLink {
+    /// Its name.
+    pub ifname: String,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// MTU of both ends in bytes.
+    pub mtu: u16,
+}
+
+impl Netlink {
+    /// Makes a veth pair, one end here and up, the other in `ns`, and returns the index of the end here.
+    ///
+    /// One message makes both ends where they belong, under their names: nothing of it is ever seen
+    /// half-made, and if a name is taken on either side, nothing is made at all.
+    ///
+    /// # Errors
+    /// [`NetlinkError::IfnameExists`] if a name is taken, others if the kernel refuses. Then there is no pair.
+    pub async fn create_veth(
+        &self,
+        host_name: &str,
+        ns: &NetnsHandle,
+        container: &ContainerLink,
+    ) -> Result<u32, NetlinkError> {
+        check_ifname(host_name)?;
+        check_ifname(&container.ifname)?;
+        let message = RouteNetlinkMessage::NewLink(veth_message(host_name, ns, container));
+        let operation = format!("create the veth pair {host_name:?} and {:?}", container.ifname);
+        match self.change(&operation, Mode::Create, message).await {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => {
+                return Err(self.taken(host_name, &container.ifname).await?);
+            }
+            other => other?,
+        }
+        self.or_undo(host_name, self.start_host_side(host_name).await).await
+    }
+
+    async fn start_host_side(&self, host_name: &str) -> Result<u32, NetlinkError> {
+        let ifindex = self.existing_link(host_name).await?.ifindex;
+        self.silence_ipv6(ifindex).await?;
+        self.set_up(ifindex).await?;
+        Ok(ifindex)
+    }
+
+    /// The kernel does not say which of the two names is taken.
+    async fn taken(&self, host_name: &str, container_name: &str) -> Result<NetlinkError, NetlinkError> {
+        let (ifname, side) = match self.link_by_name(host_name).await? {
+            Some(_) => (host_name, VethSide::Host),
+            None => (container_name, VethSide::Container),
+        };
+        Ok(NetlinkError::IfnameExists { ifname: ifname.to_owned(), side })
+    }
+}
+
+fn veth_message(host_name: &str, ns: &NetnsHandle, container: &ContainerLink) -> LinkMessage {
+    let mtu = u32::from(container.mtu);
+    let peer = LinkUnspec::new_with_name(&container.ifname)
+        .address(container.mac.0.to_vec())
+        .mtu(mtu)
+        .setns_by_fd(ns.as_fd().as_raw_fd())
+        .build();
+    LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(host_name)
+        .mtu(mtu)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build()
+}

@@ -1,0 +1,113 @@
+//! Every path and interface name that the agent makes: their one home.
+
+use std::path::{Path, PathBuf};
+
+use overlay_common::abi;
+
+use crate::model::EndpointId;
+
+/// Directories of one agent. Each can be moved, so several agents run on one machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// Socket and lock: gone after a reboot.
+    pub run_dir: PathBuf,
+    /// Node identity and, by default, the SQLite store: kept.
+    pub state_dir: PathBuf,
+    /// Pins of links, maps and programs, on a BPF file system.
+    pub bpffs_dir: PathBuf,
+}
+
+/// Default configuration file.
+pub const CONFIG_FILE: &str = "/etc/overlay/agent.toml";
+/// Default [`Paths::run_dir`].
+pub const RUN_DIR: &str = "/run/overlay";
+/// Default [`Paths::state_dir`].
+pub const STATE_DIR: &str = "/var/lib/overlay";
+/// Default [`Paths::bpffs_dir`].
+pub const BPFFS_DIR: &str = "/sys/fs/bpf/overlay";
+/// Default store.
+pub const STORE_URL: &str = "sqlite:///var/lib/overlay/overlay.db";
+/// Socket in the run directory.
+pub const SOCKET: &str = "overlay.sock";
+/// Default socket of the command line.
+pub const DEFAULT_SOCKET: &str = "/run/overlay/overlay.sock";
+/// File name of the BPF object.
+pub const BPF_OBJECT: &str = "overlay-ebpf.o";
+/// Where a package installs the BPF object.
+pub const BPF_OBJECT_DIR: &str = "/usr/lib/overlay";
+/// Directory of named network namespaces (`ip netns`).
+pub const NETNS_DIR: &str = "/run/netns";
+
+/// The collect-metadata vxlan device of the slow path.
+pub const TUNNEL_IFNAME: &str = "ovl-tunnel";
+/// Start of every host veth's name.
+pub const HOST_VETH_PREFIX: &str = "ovl";
+
+impl Paths {
+    /// The API socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join(SOCKET)
+    }
+
+    /// Locked while an agent runs.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.run_dir.join("agent.lock")
+    }
+
+    /// This node's random identity.
+    #[must_use]
+    pub fn node_id(&self) -> PathBuf {
+        self.state_dir.join("node-id")
+    }
+
+    /// Pins of this layout's maps: another layout has its own directory.
+    #[must_use]
+    pub fn maps(&self) -> PathBuf {
+        self.bpffs_dir.join(format!("maps-v{}", abi::VERSION))
+    }
+
+    /// Pins of the links, the same for every layout: a new agent swaps the program on the old link.
+    #[must_use]
+    pub fn links(&self) -> PathBuf {
+        self.bpffs_dir.join("links")
+    }
+
+    /// Pins of the programs, for `bpftool prog`.
+    #[must_use]
+    pub fn programs(&self) -> PathBuf {
+        self.bpffs_dir.join("programs")
+    }
+
+    /// Pin of the link of one program on one device.
+    #[must_use]
+    pub fn link(&self, program: &str, ifname: &str) -> PathBuf {
+        self.links().join(format!("{program}-{ifname}"))
+    }
+}
+
+/// Name of the host side of an endpoint's veth pair: 15 characters at most, as the kernel wants it.
+#[must_use]
+pub fn host_veth(endpoint: &EndpointId) -> String {
+    format!("{HOST_VETH_PREFIX}{}", &endpoint.as_str()[..12])
+}
+
+/// Whether a device is a host veth of ours, by its name.
+#[must_use]
+pub fn is_host_veth(ifname: &str) -> bool {
+    ifname
+        .strip_prefix(HOST_VETH_PREFIX)
+        .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Where the BPF object may be, in order: beside the executable, in a build tree, installed.
+#[must_use]
+pub fn bpf_object_candidates(executable: &Path) -> Vec<PathBuf> {
+    let dir = executable.parent().unwrap_or(Path::new("/"));
+    vec![
+        dir.join(BPF_OBJECT),
+        dir.join("../bpf").join(BPF_OBJECT),
+        Path::new(BPF_OBJECT_DIR).join(BPF_OBJECT),
+    ]
+}

@@ -1,0 +1,203 @@
+//! What the maps of this host should hold, given the cluster's state and what only this host knows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+use overlay_common::{
+    config::{Config, FLAG_GENERIC_CHECKSUM, FLAG_XDP_DECAP},
+    endpoint,
+    fdb::{FdbEntry, FdbKey},
+    mac::Mac,
+    neigh::{Neigh, NeighKey},
+    network, policy,
+    policy::PolicyKey,
+    route::{self, RouteKey},
+    vtep::{self, Vtep, VtepMemberKey},
+    wire::outer::{MTU_OVERHEAD, OuterHeader, TunnelEnd},
+};
+
+use super::tables::{RouteTarget, Tables};
+use crate::model::{Cluster, Endpoint, EndpointId, Name, Network, Node};
+
+/// What only this host knows.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// Its name.
+    pub node: Name,
+    /// The underlay device.
+    pub underlay: Underlay,
+    /// The slow path's device.
+    pub tunnel_ifindex: u32,
+    /// UDP port on which it receives VXLAN packets.
+    pub vxlan_port: u16,
+    /// XDP delivers.
+    pub xdp_decap: bool,
+    /// Host veths that are there, by endpoint.
+    pub host_veths: BTreeMap<EndpointId, u32>,
+    /// Hardware addresses of the next hops to other VTEPs, as far as they are known.
+    pub next_hops: BTreeMap<Ipv4Addr, Mac>,
+    /// Indices that VTEPs have in the map now: an index never changes its meaning while it is in use.
+    pub vtep_indices: BTreeMap<Ipv4Addr, u32>,
+}
+
+/// The underlay device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// The VTEP address on it.
+    pub addr: Ipv4Addr,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// It checksums at any offset.
+    pub generic_checksum: bool,
+}
+
+impl Underlay {
+    /// MTU that encapsulation leaves to containers.
+    #[must_use]
+    pub fn overlay_mtu(&self) -> u16 {
+        self.mtu.saturating_sub(MTU_OVERHEAD)
+    }
+}
+
+impl Network {
+    /// The network's MTU on a host with this underlay.
+    #[must_use]
+    pub fn effective_mtu(&self, underlay: &Underlay) -> u16 {
+        let most = underlay.overlay_mtu();
+        self.mtu.map_or(most, |mtu| mtu.min(most))
+    }
+}
+
+/// The content that the maps should have.
+#[must_use]
+pub fn desired(cluster: &Cluster, local: &Local) -> Tables {
+    let networks: BTreeMap<&Name, &Network> = cluster.networks.iter().map(|(n, v)| (n, &v.record)).collect();
+    let remote_nodes: Vec<&Node> =
+        cluster.nodes.values().map(|n| &n.record).filter(|n| n.name != local.node).collect();
+    let indices = assign_indices(&remote_nodes, &local.vtep_indices);
+    let mut tables = Tables { config: config(local), ..Tables::default() };
+    for network in networks.values() {
+        add_network(&mut tables, network, local);
+    }
+    for node in &remote_nodes {
+        tables.vteps.insert(indices[&node.vtep], vtep_entry(node, local));
+        tables.vtep_members.insert(member(vtep::ANY_NETWORK, node.vtep), 1);
+    }
+    add_policies(&mut tables, cluster, &networks);
+    for endpoint in cluster.endpoints.values().map(|e| &e.record) {
+        if let Some(network) = networks.get(&endpoint.network) {
+            add_endpoint(&mut tables, endpoint, network, cluster, local, &indices);
+        }
+    }
+    tables
+}
+
+fn config(local: &Local) -> Config {
+    let flag = |on, flag| if on { flag } else { 0 };
+    Config {
+        underlay_ifindex: local.underlay.ifindex,
+        tunnel_ifindex: local.tunnel_ifindex,
+        vtep_addr: local.underlay.addr.octets(),
+        vxlan_port_be: local.vxlan_port.to_be(),
+        underlay_mtu: local.underlay.mtu,
+        flags: flag(local.underlay.generic_checksum, FLAG_GENERIC_CHECKSUM)
+            | flag(local.xdp_decap, FLAG_XDP_DECAP),
+    }
+}
+
+fn add_network(tables: &mut Tables, net: &Network, local: &Local) {
+    let vni = net.vni.get();
+    let record = network::Network {
+        gateway_ipv4: net.gateway.octets(),
+        gateway_mac: net.gateway_mac().0,
+        mtu: net.effective_mtu(&local.underlay),
+        flags: if net.internal { network::FLAG_INTERNAL } else { 0 },
+    };
+    tables.networks.insert(vni, record);
+    tables.neigh.insert(NeighKey { vni, ipv4: record.gateway_ipv4 }, Neigh::new(record.gateway_mac));
+    tables.routes.insert(route_to(vni, net.subnet), vni);
+    // Where subnets of several networks overlap, the lowest VNI stands for all: it only decides which
+    // reason a drop gets, since no policy can name an overlapping network.
+    let any = tables.routes.entry(route_to(route::ANY_NETWORK, net.subnet)).or_insert(vni);
+    *any = vni.min(*any);
+}
+
+fn add_policies(tables: &mut Tables, cluster: &Cluster, networks: &BTreeMap<&Name, &Network>) {
+    for (from, to) in cluster.policies.keys() {
+        let (Some(from), Some(to)) = (networks.get(from), networks.get(to)) else { continue };
+        let key = PolicyKey { src_vni: from.vni.get(), dst_vni: to.vni.get() };
+        tables.policy.insert(key, policy::Policy { action: policy::ALLOW });
+        // The own subnet wins over one that policy leads to.
+        tables.routes.entry(route_to(from.vni.get(), to.subnet)).or_insert(to.vni.get());
+    }
+}
+
+fn add_endpoint(
+    tables: &mut Tables,
+    endpoint: &Endpoint,
+    network: &Network,
+    cluster: &Cluster,
+    local: &Local,
+    indices: &BTreeMap<Ipv4Addr, u32>,
+) {
+    let vni = network.vni.get();
+    let key = FdbKey::new(vni, endpoint.mac.0);
+    let neigh_key = NeighKey { vni, ipv4: endpoint.ipv4.octets() };
+    if endpoint.node == local.node {
+        let Some(&ifindex) = local.host_veths.get(&endpoint.id) else { return };
+        let record =
+            endpoint::Endpoint { vni, ipv4: endpoint.ipv4.octets(), mac: endpoint.mac.0, pad: [0; 2] };
+        tables.endpoints.insert(ifindex, record);
+        tables.fdb.insert(key, FdbEntry::local(ifindex));
+    } else {
+        let Some(node) = cluster.nodes.get(&endpoint.node).map(|n| &n.record) else { return };
+        tables.fdb.insert(key, FdbEntry::remote(indices[&node.vtep], node.vtep.octets()));
+        for vni in vnis_sent_to(network, cluster) {
+            tables.vtep_members.insert(member(vni, node.vtep), 1);
+        }
+    }
+    tables.neigh.insert(neigh_key, Neigh::new(endpoint.mac.0));
+}
+
+/// VNIs that packets of a network's containers may carry: its own, and those that policy routes them to.
+fn vnis_sent_to(network: &Network, cluster: &Cluster) -> BTreeSet<u32> {
+    let allowed = cluster.policies.keys().filter(|(from, _)| *from == network.name);
+    let vnis = allowed.filter_map(|(_, to)| cluster.networks.get(to)).map(|n| n.record.vni.get());
+    vnis.chain([network.vni.get()]).collect()
+}
+
+fn vtep_entry(node: &Node, local: &Local) -> Vtep {
+    let here = TunnelEnd { mac: local.underlay.mac.0, addr: local.underlay.addr.octets() };
+    let next_hop = local.next_hops.get(&node.vtep).copied().unwrap_or_default();
+    let there = TunnelEnd { mac: next_hop.0, addr: node.vtep.octets() };
+    Vtep { header: OuterHeader::template(here, there, node.vxlan_port) }
+}
+
+/// Keeps the indices that are in use and gives new VTEPs the lowest ones that no entry may still refer to.
+fn assign_indices(nodes: &[&Node], in_use: &BTreeMap<Ipv4Addr, u32>) -> BTreeMap<Ipv4Addr, u32> {
+    let taken: BTreeSet<u32> = in_use.values().copied().collect();
+    let mut free = (1u32..).filter(|index| !taken.contains(index));
+    let mut indices = BTreeMap::new();
+    for node in nodes {
+        indices.entry(node.vtep).or_insert_with(|| {
+            in_use.get(&node.vtep).copied().or_else(|| free.next()).expect("u32 has more values than hosts")
+        });
+    }
+    indices
+}
+
+fn member(vni: u32, vtep: Ipv4Addr) -> VtepMemberKey {
+    VtepMemberKey { vni, vtep_addr: vtep.octets() }
+}
+
+fn route_to(scope_vni: u32, subnet: Ipv4Net) -> RouteTarget {
+    let key = RouteKey { scope_vni_be: scope_vni.to_be(), ipv4: subnet.network().octets() };
+    RouteTarget { prefix_len: subnet.prefix_len(), key }
+}

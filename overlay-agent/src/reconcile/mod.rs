@@ -1,0 +1,15 @@
+//! From the cluster's state to the content of the BPF maps: pure functions, no I/O.
+//!
+//! * [`tables`]: the content of all maps as one value
+//! * [`desired`]: what it should be
+//! * [`plan`]: the ordered changes from what it is to what it should be
+//!
+//! Level-triggered: a pass needs no memory of what happened, only of what is.
+
+pub mod desired;
+pub mod plan;
+pub mod tables;
+
+pub use desired::{Local, desired};
+pub use plan::Plan;
+pub use tables::{RouteTarget, Tables};

@@ -1,0 +1,145 @@
+//! The changes that lead from one content of the maps to another.
+
+use std::collections::BTreeMap;
+
+use overlay_common::{
+    config::Config,
+    endpoint::Endpoint,
+    fdb::{FdbEntry, FdbKey},
+    neigh::{Neigh, NeighKey},
+    network::Network,
+    policy::{Policy, PolicyKey},
+    vtep::{Vtep, VtepMemberKey},
+};
+
+use super::tables::{RouteTarget, Tables};
+
+/// The changes of one map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edits<K, V> {
+    /// Entries to write, new or changed.
+    pub put: Vec<(K, V)>,
+    /// Keys to delete.
+    pub delete: Vec<K>,
+}
+
+impl<K: Ord + Copy, V: PartialEq + Copy> Edits<K, V> {
+    fn between(observed: &BTreeMap<K, V>, desired: &BTreeMap<K, V>) -> Self {
+        let differs = |(k, v): &(&K, &V)| observed.get(k) != Some(v);
+        Self {
+            put: desired.iter().filter(differs).map(|(k, v)| (*k, *v)).collect(),
+            delete: observed.keys().filter(|k| !desired.contains_key(k)).copied().collect(),
+        }
+    }
+
+    /// Number of changes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.put.len() + self.delete.len()
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The changes of all maps, in the order in which they are carried out: first every `put` from top to
+/// bottom, so that what an entry refers to is there before it, then every `delete` from bottom to top.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Map `config`.
+    pub config: Option<Config>,
+    /// Map `networks`.
+    pub networks: Edits<u32, Network>,
+    /// Map `vteps`.
+    pub vteps: Edits<u32, Vtep>,
+    /// Map `vtep_members`.
+    pub vtep_members: Edits<VtepMemberKey, u32>,
+    /// Map `endpoints`.
+    pub endpoints: Edits<u32, Endpoint>,
+    /// Map `fdb`.
+    pub fdb: Edits<FdbKey, FdbEntry>,
+    /// Map `neigh`.
+    pub neigh: Edits<NeighKey, Neigh>,
+    /// Map `policy`.
+    pub policy: Edits<PolicyKey, Policy>,
+    /// Map `routes`.
+    pub routes: Edits<RouteTarget, u32>,
+}
+
+impl Plan {
+    /// What leads from `observed` to `desired`.
+    #[must_use]
+    pub fn between(observed: &Tables, desired: &Tables) -> Self {
+        Self {
+            config: (observed.config != desired.config).then_some(desired.config),
+            networks: Edits::between(&observed.networks, &desired.networks),
+            vteps: Edits::between(&observed.vteps, &desired.vteps),
+            vtep_members: Edits::between(&observed.vtep_members, &desired.vtep_members),
+            endpoints: Edits::between(&observed.endpoints, &desired.endpoints),
+            fdb: Edits::between(&observed.fdb, &desired.fdb),
+            neigh: Edits::between(&observed.neigh, &desired.neigh),
+            policy: Edits::between(&observed.policy, &desired.policy),
+            routes: Edits::between(&observed.routes, &desired.routes),
+        }
+    }
+
+    /// Number of changes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::from(self.config.is_some())
+            + self.networks.len()
+            + self.vteps.len()
+            + self.vtep_members.len()
+            + self.endpoints.len()
+            + self.fdb.len()
+            + self.neigh.len()
+            + self.policy.len()
+            + self.routes.len()
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn apply(tables: &mut BTreeMap<u32, u8>, edits: &Edits<u32, u8>) {
+        tables.extend(edits.put.iter().copied());
+        for key in &edits.delete {
+            tables.remove(key);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn carrying_edits_out_gives_what_was_desired_and_then_nothing_is_left_to_do(
+            observed in proptest::collection::btree_map(0u32..20, any::<u8>(), 0..15),
+            desired in proptest::collection::btree_map(0u32..20, any::<u8>(), 0..15),
+        ) {
+            let mut tables = observed.clone();
+            apply(&mut tables, &Edits::between(&observed, &desired));
+            prop_assert_eq!(&tables, &desired);
+            prop_assert!(Edits::between(&tables, &desired).is_empty());
+        }
+
+        #[test]
+        fn edits_touch_only_what_differs(
+            common in proptest::collection::btree_map(0u32..20, any::<u8>(), 0..15), extra_key in 100u32..120, value: u8,
+        ) {
+            let mut desired = common.clone();
+            desired.insert(extra_key, value);
+            let edits = Edits::between(&common, &desired);
+            prop_assert_eq!(edits.put, vec![(extra_key, value)]);
+            prop_assert!(edits.delete.is_empty());
+        }
+    }
+}

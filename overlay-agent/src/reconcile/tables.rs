@@ -1,0 +1,46 @@
+//! The content of all maps that the agent fills.
+
+use std::collections::BTreeMap;
+
+use overlay_common::{
+    config::Config,
+    endpoint::Endpoint,
+    fdb::{FdbEntry, FdbKey},
+    neigh::{Neigh, NeighKey},
+    network::Network,
+    policy::{Policy, PolicyKey},
+    route::RouteKey,
+    vtep::{Vtep, VtepMemberKey},
+};
+
+/// A subnet as the `routes` map holds it: prefix length (of the address alone) and address with its scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteTarget {
+    /// Bits of the address that count.
+    pub prefix_len: u8,
+    /// Scope and network address.
+    pub key: RouteKey,
+}
+
+/// All maps. Counters are not in it: the programs write them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// Map `config`.
+    pub config: Config,
+    /// Map `networks`, by VNI.
+    pub networks: BTreeMap<u32, Network>,
+    /// Map `vteps`, by index; indices that are not in use are absent.
+    pub vteps: BTreeMap<u32, Vtep>,
+    /// Map `vtep_members`.
+    pub vtep_members: BTreeMap<VtepMemberKey, u32>,
+    /// Map `endpoints`, by ifindex of the host veth.
+    pub endpoints: BTreeMap<u32, Endpoint>,
+    /// Map `fdb`.
+    pub fdb: BTreeMap<FdbKey, FdbEntry>,
+    /// Map `neigh`.
+    pub neigh: BTreeMap<NeighKey, Neigh>,
+    /// Map `policy`.
+    pub policy: BTreeMap<PolicyKey, Policy>,
+    /// Map `routes`: the VNI that each subnet leads to.
+    pub routes: BTreeMap<RouteTarget, u32>,
+}

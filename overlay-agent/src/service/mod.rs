@@ -1,0 +1,202 @@
+//! What the agent does for its front ends: the operations behind API, CNI and Docker driver alike.
+//!
+//! Each operation validates everything before it touches anything, and takes back what it did when a
+//! later step fails. One that changes something runs in a task of its own: a caller that goes away does
+//! not leave it half done.
+//!
+//! * [`networks`], [`endpoints`], [`policies`]: the operations
+//! * [`views`]: what there is to see
+
+mod endpoints;
+mod error;
+mod networks;
+mod policies;
+mod progress;
+mod views;
+
+use std::sync::{Arc, Mutex};
+
+pub(crate) use endpoints::release;
+pub use error::ServiceError;
+pub use progress::InProgress;
+
+use crate::{
+    agent::{mirror::Mirror, reconciler},
+    api::types::{
+        AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
+        MapDump, MapView, NetworkView, NodeView, PolicyView, Status,
+    },
+    config::Config,
+    datapath::Datapath,
+    model::{Cluster, Name, Network, cluster::Versioned},
+    netlink::Netlink,
+    store::{Revision, Store},
+};
+
+type Result<T> = std::result::Result<T, ServiceError>;
+
+/// What the operations work with.
+pub struct Context {
+    /// The agent's settings.
+    pub config: Config,
+    /// The cluster's state, to change it.
+    pub store: Arc<dyn Store>,
+    /// The cluster's state, to read it.
+    pub mirror: Mirror,
+    /// The kernel's devices.
+    pub netlink: Netlink,
+    /// The kernel side, to read counters and maps.
+    pub datapath: Arc<Mutex<Datapath>>,
+    /// Who makes the maps true.
+    pub reconciler: reconciler::Handle,
+    /// Endpoints that are being made or removed.
+    pub in_progress: Arc<InProgress>,
+    /// What is not as it should be on this host.
+    pub warnings: Vec<String>,
+}
+
+impl Context {
+    fn cluster(&self) -> Arc<Cluster> {
+        self.mirror.now()
+    }
+
+    /// A network, or the sentence that there is none.
+    fn network(&self, name: &Name) -> Result<Versioned<Network>> {
+        self.cluster().networks.get(name).cloned().ok_or_else(|| {
+            ServiceError::NotFound(format!("there is no network {name}: see `overlay network ls`"))
+        })
+    }
+
+    /// Waits until the maps of this host show a commit.
+    async fn in_force(&self, revision: Revision) -> Result<()> {
+        self.reconciler.sync(revision).await.map_err(|reason| {
+            ServiceError::Unavailable(format!("the data path could not be brought up to date: {reason}"))
+        })
+    }
+
+    /// Waits, not for long, until the mirror has seen what another host wrote meanwhile.
+    async fn catch_up(&self, known: Revision) {
+        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+        let newer = crate::agent::until(self.mirror.cluster(), |cluster| cluster.revision > known);
+        // Whoever waits tries again anyhow, and gives up after some attempts.
+        let _ = tokio::time::timeout(PATIENCE, newer).await;
+    }
+}
+
+/// How often an allocation is tried again when another host was quicker.
+const ATTEMPTS: usize = 50;
+
+/// The operations of one agent.
+pub struct Service {
+    context: Arc<Context>,
+}
+
+impl Service {
+    /// Operations on this context.
+    #[must_use]
+    pub fn new(context: Context) -> Self {
+        Self { context: Arc::new(context) }
+    }
+
+    /// Creates a network.
+    pub async fn create_network(&self, request: CreateNetwork) -> Result<NetworkView> {
+        self.finish(async move |context| networks::create(&context, request).await).await
+    }
+
+    /// All networks by name, without their endpoints.
+    pub async fn networks(&self) -> Result<Vec<NetworkView>> {
+        Ok(networks::list(&self.context))
+    }
+
+    /// One network with its endpoints on all nodes.
+    pub async fn network(&self, name: &Name) -> Result<NetworkView> {
+        networks::inspect(&self.context, name)
+    }
+
+    /// Removes a network without endpoints.
+    pub async fn remove_network(&self, name: &Name) -> Result<NetworkView> {
+        let name = name.clone();
+        self.finish(async move |context| networks::remove(&context, &name).await).await
+    }
+
+    /// Attaches a container.
+    pub async fn attach(&self, network: &Name, request: AttachRequest) -> Result<AttachResult> {
+        let network = network.clone();
+        self.finish(async move |context| endpoints::attach(&context, &network, request).await).await
+    }
+
+    /// Detaches a container; one that is not attached is no error.
+    pub async fn detach(&self, network: &Name, request: DetachRequest) -> Result<DetachResult> {
+        let network = network.clone();
+        self.finish(async move |context| endpoints::detach(&context, &network, request).await).await
+    }
+
+    /// All endpoints, on all nodes.
+    pub async fn endpoints(&self) -> Result<Vec<EndpointView>> {
+        endpoints::list(&self.context)
+    }
+
+    /// The endpoints with this name (one for each network), or the one with this id.
+    pub async fn endpoint(&self, name_or_id: &str) -> Result<Vec<EndpointView>> {
+        endpoints::inspect(&self.context, name_or_id)
+    }
+
+    /// All nodes.
+    pub async fn nodes(&self) -> Result<Vec<NodeView>> {
+        Ok(views::nodes(&self.context))
+    }
+
+    /// All policies.
+    pub async fn policies(&self) -> Result<Vec<PolicyView>> {
+        Ok(policies::list(&self.context))
+    }
+
+    /// Lets two networks talk, in both directions.
+    pub async fn allow(&self, a: &Name, b: &Name) -> Result<Vec<PolicyView>> {
+        let (a, b) = (a.clone(), b.clone());
+        self.finish(async move |context| policies::allow(&context, &a, &b).await).await
+    }
+
+    /// Keeps two networks apart again.
+    pub async fn deny(&self, a: &Name, b: &Name) -> Result<()> {
+        let (a, b) = (a.clone(), b.clone());
+        self.finish(async move |context| policies::deny(&context, &a, &b).await).await
+    }
+
+    /// The agent's state.
+    pub async fn status(&self) -> Result<Status> {
+        Ok(views::status(&self.context))
+    }
+
+    /// Waits until the first pass is done.
+    pub async fn ready(&self) -> Result<Status> {
+        self.context.reconciler.ready().await;
+        self.status().await
+    }
+
+    /// Drop counters that are not zero, most packets first.
+    pub async fn drops(&self) -> Result<Vec<DropView>> {
+        views::drops(&self.context)
+    }
+
+    /// The BPF maps.
+    pub async fn maps(&self) -> Result<Vec<MapView>> {
+        views::maps(&self.context)
+    }
+
+    /// One BPF map, decoded.
+    pub async fn dump_map(&self, name: &str) -> Result<MapDump> {
+        views::dump_map(&self.context, name)
+    }
+
+    /// Runs an operation to its end, even if its caller goes away.
+    async fn finish<T, F>(&self, operation: impl FnOnce(Arc<Context>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let task = tokio::spawn(operation(Arc::clone(&self.context)));
+        task.await
+            .unwrap_or_else(|e| Err(ServiceError::Internal(format!("the operation was broken off: {e}"))))
+    }
+}

@@ -1,0 +1,223 @@
+//! Creating, showing and removing networks.
+
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
+use overlay_common::vni::Vni;
+
+use super::{ATTEMPTS, Context, Result, ServiceError, endpoints};
+use crate::{
+    api::types::{CreateNetwork, NetworkView},
+    ipam::{self, ValidSubnet},
+    model::{
+        Cluster, Name, Network, NetworkState,
+        cluster::Versioned,
+        keys::{Key, ROOT},
+    },
+    store::{Outcome, Transaction},
+};
+
+/// Smallest MTU that a network may be given: what every IPv4 host must be able to receive (RFC 791).
+const MIN_MTU: u16 = 576;
+
+/// Creates a network; what the request leaves out is chosen, and chosen again if another host is quicker.
+pub async fn create(context: &Context, request: CreateNetwork) -> Result<NetworkView> {
+    check_mtu(context, request.mtu)?;
+    let host_subnets = context.netlink.ipv4_addresses(context.reconciler.report().underlay.ifindex).await?;
+    for _ in 0..ATTEMPTS {
+        let cluster = context.cluster();
+        check_name(&cluster, &request.name)?;
+        let network = design(&cluster, &request, &host_subnets)?;
+        match context.store.commit(creation(&network, request.subnet.is_none())).await? {
+            Outcome::Committed(revision) => {
+                tracing::info!(network = %network.name, vni = %network.vni, subnet = %network.subnet, "network created");
+                context.in_force(revision).await?;
+                return Ok(view(context, &network));
+            }
+            Outcome::Conflict(key) => check_conflict(&key, &request)?,
+        }
+        context.catch_up(cluster.revision).await;
+    }
+    Err(ServiceError::Unavailable("other hosts create networks all the time: try again".to_owned()))
+}
+
+/// All networks, without their endpoints.
+pub fn list(context: &Context) -> Vec<NetworkView> {
+    context.cluster().networks.values().map(|n| view(context, &n.record)).collect()
+}
+
+/// One network with its endpoints.
+pub fn inspect(context: &Context, name: &Name) -> Result<NetworkView> {
+    let network = context.network(name)?.record;
+    let endpoints = endpoints::of_network(context, name)?;
+    Ok(NetworkView { endpoints, ..view(context, &network) })
+}
+
+/// Removes a network: first closes it to new endpoints, then looks whether it has any.
+pub async fn remove(context: &Context, name: &Name) -> Result<NetworkView> {
+    let network = context.network(name)?;
+    let closed = close(context, &network).await?;
+    let endpoints = context.store.list(&format!("{ROOT}endpoints/{name}/")).await?;
+    if !endpoints.entries.is_empty() {
+        reopen(context, &closed).await?;
+        return Err(has_endpoints(context, name, endpoints.entries.len()));
+    }
+    let transaction = removal(context, &closed).await?;
+    let Outcome::Committed(revision) = context.store.commit(transaction).await? else {
+        return Err(ServiceError::Conflict(format!(
+            "network {name} is being changed by another host: try again"
+        )));
+    };
+    tracing::info!(network = %name, "network removed");
+    context.in_force(revision).await?;
+    Ok(view(context, &network.record))
+}
+
+fn view(context: &Context, network: &Network) -> NetworkView {
+    NetworkView {
+        name: network.name.clone(),
+        vni: network.vni,
+        subnet: network.subnet,
+        gateway: network.gateway,
+        ip_range: network.ip_range,
+        mtu: network.effective_mtu(&context.reconciler.report().underlay),
+        internal: network.internal,
+        labels: network.labels.clone(),
+        scope: "global".to_owned(),
+        endpoints: Vec::new(),
+    }
+}
+
+fn check_mtu(context: &Context, mtu: Option<u16>) -> Result<()> {
+    let underlay = context.reconciler.report().underlay;
+    let most = underlay.overlay_mtu();
+    match mtu {
+        Some(mtu) if mtu < MIN_MTU || mtu > most => Err(ServiceError::Invalid(format!(
+            "MTU {mtu} cannot be: it must lie between {MIN_MTU} and {most}, what the underlay's {} leaves",
+            underlay.mtu
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn check_name(cluster: &Cluster, name: &Name) -> Result<()> {
+    if cluster.networks.contains_key(name) {
+        return Err(name_taken(name));
+    }
+    Ok(())
+}
+
+fn name_taken(name: &Name) -> ServiceError {
+    ServiceError::Conflict(format!("network {name} exists already: choose another name, or remove it first"))
+}
+
+/// The record of the network that is asked for.
+fn design(cluster: &Cluster, request: &CreateNetwork, host_subnets: &[Ipv4Net]) -> Result<Network> {
+    let subnet = match request.subnet {
+        Some(subnet) => subnet,
+        None => {
+            let used: Vec<Ipv4Net> = cluster
+                .networks
+                .values()
+                .map(|n| n.record.subnet)
+                .chain(host_subnets.iter().copied())
+                .collect();
+            ipam::next_subnet(&used)?
+        }
+    };
+    let ValidSubnet { subnet, gateway, ip_range } =
+        ipam::check_network(subnet, request.gateway, request.ip_range)?;
+    let vni = match request.vni {
+        Some(vni) if cluster.vnis.contains(&vni) => return Err(vni_taken(vni)),
+        Some(vni) => vni,
+        None => ipam::next_vni(&cluster.vnis)?,
+    };
+    Ok(Network {
+        name: request.name.clone(),
+        vni,
+        subnet,
+        gateway,
+        ip_range,
+        mtu: request.mtu,
+        internal: request.internal,
+        labels: request.labels.clone(),
+        state: NetworkState::Active,
+    })
+}
+
+fn vni_taken(vni: Vni) -> ServiceError {
+    ServiceError::Conflict(format!(
+        "VNI {vni} belongs to another network: choose another, or leave --vni out"
+    ))
+}
+
+fn creation(network: &Network, subnet_was_chosen: bool) -> Transaction {
+    let transaction = Transaction::new()
+        .create(Key::Network(network.name.clone()), network)
+        .create(Key::Vni(network.vni), &network.name);
+    // Only chosen subnets are claimed: two that are asked for may overlap.
+    if subnet_was_chosen {
+        transaction.create(Key::Subnet(network.subnet), &network.name)
+    } else {
+        transaction
+    }
+}
+
+/// Whether to choose again after losing a race; an error if what was lost had been asked for.
+fn check_conflict(key: &str, request: &CreateNetwork) -> Result<()> {
+    match (key.parse::<Key>(), request.vni) {
+        (Ok(Key::Network(name)), _) => Err(name_taken(&name)),
+        (Ok(Key::Vni(vni)), Some(_)) => Err(vni_taken(vni)),
+        _ => Ok(()),
+    }
+}
+
+/// Marks the network so that no endpoint can be attached any more.
+async fn close(context: &Context, network: &Versioned<Network>) -> Result<Versioned<Network>> {
+    let name = &network.record.name;
+    let record = Network { state: NetworkState::Deleting, ..network.record.clone() };
+    let transaction = Transaction::new().replace(Key::Network(name.clone()), network.revision, &record);
+    match context.store.commit(transaction).await? {
+        Outcome::Committed(revision) => Ok(Versioned { record, revision }),
+        Outcome::Conflict(_) => {
+            Err(ServiceError::Conflict(format!("network {name} is being changed by another host: try again")))
+        }
+    }
+}
+
+async fn reopen(context: &Context, closed: &Versioned<Network>) -> Result<()> {
+    let record = Network { state: NetworkState::Active, ..closed.record.clone() };
+    let key = Key::Network(record.name.clone());
+    // Whoever changed it meanwhile knows better.
+    context.store.commit(Transaction::new().replace(key, closed.revision, &record)).await?;
+    Ok(())
+}
+
+fn has_endpoints(context: &Context, name: &Name, count: usize) -> ServiceError {
+    let cluster = context.cluster();
+    let names: BTreeSet<String> = cluster.endpoints_of(name).map(|e| e.name.to_string()).collect();
+    let names = names.into_iter().take(5).collect::<Vec<_>>().join(", ");
+    ServiceError::Conflict(format!("network {name} has {count} endpoints ({names}): detach them first"))
+}
+
+/// Everything that goes with a network: its claims, what is left of its addresses, its policies.
+async fn removal(context: &Context, closed: &Versioned<Network>) -> Result<Transaction> {
+    let Network { name, vni, subnet, .. } = &closed.record;
+    let addresses = context.store.list(&format!("{ROOT}addresses/{name}/")).await?;
+    let cluster = context.cluster();
+    let policies = cluster.policies.keys().filter(|(from, to)| from == name || to == name);
+    let mut transaction = Transaction::new()
+        .delete_unchanged(Key::Network(name.clone()), closed.revision)
+        .delete(Key::Vni(*vni));
+    if owns_subnet_claim(context, &closed.record).await? {
+        transaction = transaction.delete(Key::Subnet(*subnet));
+    }
+    transaction = policies.fold(transaction, |t, (from, to)| t.delete(Key::Policy(from.clone(), to.clone())));
+    Ok(addresses.entries.iter().fold(transaction, |t, entry| t.delete(&entry.key)))
+}
+
+async fn owns_subnet_claim(context: &Context, network: &Network) -> Result<bool> {
+    let claim = context.store.get(&Key::Subnet(network.subnet).to_string()).await?;
+    let owner = claim.and_then(|entry| serde_json::from_slice::<Name>(&entry.value).ok());
+    Ok(owner.as_ref() == Some(&network.name))
+}

@@ -1,0 +1,135 @@
+//! What there is to see of nodes, the agent, drops and maps.
+
+use std::collections::BTreeMap;
+
+use overlay_common::{
+    stats::{DropCount, DropKey},
+    verdict::DropReason,
+};
+
+use super::{Context, Result, ServiceError};
+use crate::{
+    agent::lock,
+    api::types::{Counts, DropView, MapDump, MapView, NodeState, NodeView, Status, UnderlayView},
+    datapath::dump::{self, Description},
+    model::{Cluster, Endpoint, Name},
+};
+
+/// All nodes.
+pub fn nodes(context: &Context) -> Vec<NodeView> {
+    let cluster = context.cluster();
+    let state = |name: &Name| if cluster.alive.contains(name) { NodeState::Up } else { NodeState::Down };
+    let view = |node: &crate::model::Node| NodeView {
+        name: node.name.clone(),
+        state: state(&node.name),
+        vtep: node.vtep,
+        vxlan_port: node.vxlan_port,
+        endpoints: cluster.endpoints.values().filter(|e| e.record.node == node.name).count(),
+        version: node.version.clone(),
+        local: node.name == context.config.node,
+    };
+    cluster.nodes.values().map(|n| view(&n.record)).collect()
+}
+
+/// The agent.
+pub fn status(context: &Context) -> Status {
+    let cluster = context.cluster();
+    let report = context.reconciler.report();
+    let node = &context.config.node;
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: node.clone(),
+        ready: report.ready,
+        store: context.store.url().to_owned(),
+        revision: report.revision.0,
+        store_error: context.mirror.error(),
+        underlay: UnderlayView {
+            ifname: report.underlay_ifname,
+            ifindex: report.underlay.ifindex,
+            mtu: report.underlay.mtu,
+            vtep: context.config.advertise.unwrap_or(report.underlay.addr),
+            vxlan_port: context.config.vxlan_port,
+        },
+        xdp: report.xdp,
+        counts: Counts {
+            networks: cluster.networks.len(),
+            endpoints: cluster.endpoints.len(),
+            local_endpoints: cluster.endpoints.values().filter(|e| e.record.node == *node).count(),
+            nodes: cluster.nodes.len(),
+        },
+        repaired: report.repaired,
+        reconcile_error: report.error,
+        quarantined: cluster.quarantined.clone(),
+        pin_dir: context.config.paths.maps(),
+        warnings: context.warnings.clone(),
+    }
+}
+
+/// Drop counters that are not zero, most packets first.
+pub fn drops(context: &Context) -> Result<Vec<DropView>> {
+    let drops = lock(&context.datapath).maps().drops()?;
+    let mut views = drop_views(&context.cluster(), context, &drops);
+    views.sort_by_key(|view| std::cmp::Reverse(view.packets));
+    Ok(views)
+}
+
+/// Drop counters that concern one local endpoint.
+pub fn drops_of(context: &Context, ifindex: u32, drops: &BTreeMap<DropKey, DropCount>) -> Vec<DropView> {
+    let own: BTreeMap<_, _> =
+        drops.iter().filter(|(k, _)| k.ifindex == ifindex).map(|(k, v)| (*k, *v)).collect();
+    drop_views(&context.cluster(), context, &own)
+}
+
+/// The maps.
+pub fn maps(context: &Context) -> Result<Vec<MapView>> {
+    let datapath = lock(&context.datapath);
+    let view = |map: &Description| {
+        let rows = datapath.dump(map.name)?.unwrap_or_default();
+        Ok(MapView {
+            name: map.name.to_owned(),
+            entries: rows.len(),
+            max_entries: map.max_entries,
+            description: map.text.to_owned(),
+            bpftool: bpftool(context, map.name),
+        })
+    };
+    dump::MAPS.iter().map(view).collect()
+}
+
+/// One map, decoded.
+pub fn dump_map(context: &Context, name: &str) -> Result<MapDump> {
+    let entries = lock(&context.datapath).dump(name)?.ok_or_else(|| {
+        let names = dump::MAPS.map(|map| map.name).join(", ");
+        ServiceError::NotFound(format!("there is no map {name}: there are {names}"))
+    })?;
+    Ok(MapDump { name: name.to_owned(), bpftool: bpftool(context, name), entries })
+}
+
+fn bpftool(context: &Context, map: &str) -> String {
+    format!("bpftool map dump pinned {}", context.config.paths.maps().join(map).display())
+}
+
+fn drop_views(cluster: &Cluster, context: &Context, drops: &BTreeMap<DropKey, DropCount>) -> Vec<DropView> {
+    let endpoints = endpoints_by_veth(cluster, context);
+    let networks: BTreeMap<u32, &Name> =
+        cluster.networks.values().map(|n| (n.record.vni.get(), &n.record.name)).collect();
+    let reason = |number| DropReason::from_number(number);
+    let view = |(key, count): (&DropKey, &DropCount)| DropView {
+        reason: reason(key.reason).map_or("?", DropReason::name).to_owned(),
+        number: key.reason,
+        description: reason(key.reason)
+            .map_or("a reason of another version", DropReason::description)
+            .to_owned(),
+        vni: key.vni,
+        network: networks.get(&key.vni).map(|name| (*name).clone()),
+        endpoint: endpoints.get(&key.ifindex).map(|e| e.name.clone()),
+        packets: count.packets,
+        bytes: count.bytes,
+    };
+    drops.iter().map(view).filter(|view| view.packets > 0).collect()
+}
+
+fn endpoints_by_veth<'a>(cluster: &'a Cluster, context: &Context) -> BTreeMap<u32, &'a Endpoint> {
+    let veths = context.reconciler.report().host_veths;
+    veths.iter().filter_map(|(id, ifindex)| Some((*ifindex, &cluster.endpoints.get(id)?.record))).collect()
+}
