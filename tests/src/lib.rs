@@ -1,0 +1,29 @@
+//! The harness of the suites that need root: hosts, containers and wires made of network namespaces, raw
+//! packets, small traffic peers, and readers of the counters.
+//!
+//! * [`exec`], [`wait`]: processes and conditions, each with a deadline
+//! * [`netns`], [`underlay`], [`workdir`]: namespaces, the wire between hosts, directories
+//! * [`host`], [`container`], [`topology`]: agents, containers, and clusters of both
+//! * [`packet`], [`tap`]: raw frames, honest and hostile, and the sockets that send and see them
+//! * [`traffic`]: peers that ping, echo, stream and count
+//! * [`views`], [`drops`]: what the command line prints, and how the drop counters moved
+//! * [`leftovers`]: what must not be there afterwards
+//!
+//! The harness knows the product only from outside: the command line, its JSON, the packets. It shares
+//! no code with the agent, so a field that changes its name turns tests red. A step that fails panics with
+//! what was run and what came back, since a harness that cannot do its part is a failed test.
+
+pub mod container;
+pub mod drops;
+pub mod exec;
+pub mod host;
+pub mod leftovers;
+pub mod netns;
+pub mod packet;
+pub mod tap;
+pub mod topology;
+pub mod traffic;
+pub mod underlay;
+pub mod views;
+pub mod wait;
+pub mod workdir;

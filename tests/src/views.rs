@@ -1,0 +1,144 @@
+//! What the command line prints with `-o json`: the fields that a user's script would read.
+//!
+//! Written apart from the agent's own types, so that a field cannot change its name unnoticed.
+
+use std::net::Ipv4Addr;
+
+use serde::Deserialize;
+
+use crate::packet::{Addr, mac_from_text};
+
+/// `overlay network inspect`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Subnet in CIDR form.
+    pub subnet: String,
+    /// The gateway.
+    pub gateway: Ipv4Addr,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+}
+
+impl Network {
+    /// The gateway at layers 2 and 3.
+    #[must_use]
+    pub fn gateway(&self) -> Addr {
+        let [a, b, c, d] = self.gateway.octets();
+        Addr { mac: [0x02, 0x42, a, b, c, d], ip: self.gateway }
+    }
+}
+
+/// `overlay endpoint ls`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Endpoint {
+    /// Its identity.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The network.
+    pub network: String,
+    /// The node that it runs on.
+    pub node: String,
+    /// Address with the subnet's prefix length.
+    pub ip: String,
+    /// Hardware address.
+    pub mac: String,
+    /// Interface in the container.
+    pub ifname: String,
+    /// What only its own node knows.
+    pub local: Option<LocalEndpoint>,
+}
+
+impl Endpoint {
+    /// It at layers 2 and 3.
+    ///
+    /// # Panics
+    /// If the address is none.
+    #[must_use]
+    pub fn addr(&self) -> Addr {
+        let ip = self.ip.split('/').next().and_then(|ip| ip.parse().ok());
+        Addr {
+            mac: mac_from_text(&self.mac),
+            ip: ip.unwrap_or_else(|| panic!("{:?} is no address", self.ip)),
+        }
+    }
+}
+
+/// The part of an endpoint that its own node knows.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct LocalEndpoint {
+    /// Host side of the veth pair.
+    pub host_ifname: String,
+    /// Packets forwarded from the container.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Packets delivered to the container.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets dropped.
+    pub drops: Vec<Dropped>,
+}
+
+/// `overlay drops`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Dropped {
+    /// Name of the reason.
+    pub reason: String,
+    /// The network, if known.
+    pub network: Option<String>,
+    /// The local endpoint, if any.
+    pub endpoint: Option<String>,
+    /// Packets dropped.
+    pub packets: u64,
+}
+
+/// `overlay attach`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Attached {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+}
+
+/// `overlay node ls`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// VTEP address.
+    pub vtep: Ipv4Addr,
+}
+
+/// `overlay status`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Status {
+    /// Whether the first pass is done.
+    pub ready: bool,
+    /// XDP on the underlay device.
+    pub xdp: Xdp,
+    /// Drift that was found and repaired.
+    pub repaired: u64,
+}
+
+/// XDP mode in force.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Xdp {
+    /// `off`, `filter` or `decap`.
+    pub mode: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// `overlay map dump`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MapDump {
+    /// Command that shows the same.
+    pub bpftool: String,
+    /// Its entries.
+    pub entries: Vec<serde_json::Map<String, serde_json::Value>>,
+}

@@ -1,0 +1,246 @@
+//! A small world in the maps: this host with two containers, another host, three networks.
+
+use std::net::Ipv4Addr;
+
+use aya::{
+    Ebpf, EbpfLoader, Pod, TestRun as _,
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuHashMap, lpm_trie::Key},
+    programs::{ProgramError, SchedClassifier, TestRunOptions, TestRunResult, Xdp},
+};
+use overlay_common::{
+    abi::{map, program},
+    config::Config,
+    endpoint::Endpoint,
+    fdb::{FdbEntry, FdbKey},
+    neigh::{Neigh, NeighKey},
+    network::Network,
+    policy::{ALLOW, Policy, PolicyKey},
+    route::{ANY_NETWORK, RouteKey, SCOPE_BITS},
+    stats::{DropCount, DropKey, EndpointStats},
+    verdict::DropReason,
+    vtep::{self, Vtep, VtepMemberKey},
+    wire::outer::{OuterHeader, TunnelEnd},
+};
+use overlay_tests::packet::{Addr, Frame, VXLAN_PORT};
+
+/// Network of the container under test.
+pub const VNI: u32 = 256;
+/// Network that policy lets it talk to.
+pub const VNI_ROUTED: u32 = 257;
+/// Network that it may not talk to.
+const VNI_SEPARATE: u32 = 258;
+/// MTU of all networks.
+pub const MTU: u16 = 1450;
+
+/// The container under test, behind device 1: the one that a test run's packets arrive on.
+pub const ME: Addr = addr(0, 2);
+const MY_IFINDEX: u32 = 1;
+/// Another one on the same host.
+pub const LOCAL: Addr = addr(0, 3);
+/// One on the other host.
+pub const REMOTE: Addr = addr(0, 4);
+/// The gateway.
+pub const GATEWAY: Addr = addr(0, 1);
+/// One on the other host, in the network that policy allows.
+pub const ROUTED: Addr = addr(1, 4);
+/// One in the network that policy does not allow.
+pub const SEPARATE: Addr = addr(2, 4);
+
+/// This host.
+pub const LOCAL_VTEP: Addr = vtep(1);
+/// The other host.
+pub const REMOTE_VTEP: Addr = vtep(2);
+/// A third host, without a part in the network.
+pub const OTHER_VTEP: Addr = vtep(3);
+/// No host of the cluster.
+pub const STRANGER_VTEP: Addr = vtep(9);
+
+const fn addr(net: u8, host: u8) -> Addr {
+    Addr { mac: [2, 0x42, 10, 0, net, host], ip: Ipv4Addr::new(10, 0, net, host) }
+}
+
+const fn vtep(host: u8) -> Addr {
+    Addr { mac: [2, 0, 0, 0, 0, host], ip: Ipv4Addr::new(192, 168, 0, host) }
+}
+
+/// Hardware address of a network's gateway.
+pub fn gateway_mac(vni: u32) -> [u8; 6] {
+    addr(net_byte(vni), 1).mac
+}
+
+fn net_byte(vni: u32) -> u8 {
+    u8::try_from(vni - VNI).expect("one of the three networks")
+}
+
+/// The programs over maps of their own.
+pub struct World {
+    ebpf: Ebpf,
+}
+
+/// What a run did.
+pub struct Run {
+    /// The program's return code.
+    pub verdict: u32,
+    /// The packet afterwards.
+    pub frame: Frame,
+    /// Drop counters that moved in this world so far: network, device, reason, packets.
+    pub drops: Vec<(u32, u32, DropReason, u64)>,
+    /// Traffic counters of the container under test.
+    pub stats: EndpointStats,
+}
+
+impl World {
+    /// Loads the programs and fills the maps.
+    pub fn load() -> Self {
+        let object = std::env::var_os("OVERLAY_BPF_OBJECT").expect("OVERLAY_BPF_OBJECT names the BPF object");
+        let mut ebpf = EbpfLoader::new()
+            .override_global(aya_log_level(), &0u8, true)
+            .load_file(object)
+            .expect("the BPF object loads");
+        for name in [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL] {
+            classifier(&mut ebpf, name).load().expect("the verifier takes the program");
+        }
+        let xdp: &mut Xdp = ebpf.program_mut(program::XDP_UNDERLAY).unwrap().try_into().unwrap();
+        xdp.load().expect("the verifier takes the XDP program");
+        let mut world = Self { ebpf };
+        world.fill();
+        world
+    }
+
+    /// Sets the host's flags.
+    pub fn set_flags(&mut self, flags: u32) {
+        let config = Config {
+            underlay_ifindex: 1,
+            tunnel_ifindex: 1,
+            vtep_addr: LOCAL_VTEP.ip.octets(),
+            vxlan_port_be: VXLAN_PORT.to_be(),
+            underlay_mtu: 1500,
+            flags,
+        };
+        let mut map: Array<_, Config> = self.ebpf.map_mut(map::CONFIG).unwrap().try_into().unwrap();
+        map.set(0, config, 0).unwrap();
+    }
+
+    /// Forgets the container under test.
+    pub fn remove_endpoint(&mut self) {
+        let mut map: HashMap<_, u32, Endpoint> =
+            self.ebpf.map_mut(map::ENDPOINTS).unwrap().try_into().unwrap();
+        map.remove(&MY_IFINDEX).unwrap();
+    }
+
+    /// Runs a program on a packet.
+    pub fn run(&mut self, name: &str, frame: &Frame) -> Run {
+        let mut out = vec![0; 4096];
+        let options =
+            TestRunOptions { data_in: Some(&frame.0), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let result = run(&mut self.ebpf, name, options).expect("the test run");
+        out.truncate(result.data_size_out as usize);
+        Run { verdict: result.return_value, frame: Frame(out), drops: self.drops(), stats: self.stats() }
+    }
+
+    fn drops(&self) -> Vec<(u32, u32, DropReason, u64)> {
+        let map: PerCpuHashMap<_, DropKey, DropCount> =
+            self.ebpf.map(map::DROPS).unwrap().try_into().unwrap();
+        let mut drops: Vec<_> = map
+            .iter()
+            .map(Result::unwrap)
+            .map(|(key, counts)| {
+                let packets = counts.iter().map(|count| count.packets).sum();
+                (key.vni, key.ifindex, DropReason::from_number(key.reason).expect("a known reason"), packets)
+            })
+            .collect();
+        drops.sort_unstable();
+        drops
+    }
+
+    fn stats(&self) -> EndpointStats {
+        let map: PerCpuHashMap<_, u32, EndpointStats> =
+            self.ebpf.map(map::ENDPOINT_STATS).unwrap().try_into().unwrap();
+        let sum = |pick: fn(&EndpointStats) -> u64| map.get(&MY_IFINDEX, 0).unwrap().iter().map(pick).sum();
+        EndpointStats {
+            tx_packets: sum(|s| s.tx_packets),
+            tx_bytes: sum(|s| s.tx_bytes),
+            rx_packets: sum(|s| s.rx_packets),
+            rx_bytes: sum(|s| s.rx_bytes),
+        }
+    }
+
+    fn fill(&mut self) {
+        self.set_flags(0);
+        for vni in [VNI, VNI_ROUTED, VNI_SEPARATE] {
+            self.add_network(vni);
+        }
+        let record = Endpoint { vni: VNI, ipv4: ME.ip.octets(), mac: ME.mac, pad: [0; 2] };
+        self.put(map::ENDPOINTS, MY_IFINDEX, record);
+        self.add_place(VNI, ME, FdbEntry::local(MY_IFINDEX));
+        self.add_place(VNI, LOCAL, FdbEntry::local(MY_IFINDEX));
+        for (vni, remote) in [(VNI, REMOTE), (VNI_ROUTED, ROUTED), (VNI_SEPARATE, SEPARATE)] {
+            self.add_place(vni, remote, FdbEntry::remote(1, REMOTE_VTEP.ip.octets()));
+        }
+        self.put(map::POLICY, PolicyKey { src_vni: VNI, dst_vni: VNI_ROUTED }, Policy { action: ALLOW });
+        self.add_route(VNI, VNI_ROUTED);
+        for (vni, vtep) in
+            [(VNI, REMOTE_VTEP), (vtep::ANY_NETWORK, REMOTE_VTEP), (vtep::ANY_NETWORK, OTHER_VTEP)]
+        {
+            self.put(map::VTEP_MEMBERS, VtepMemberKey { vni, vtep_addr: vtep.ip.octets() }, 1u32);
+        }
+        let end = |vtep: Addr| TunnelEnd { mac: vtep.mac, addr: vtep.ip.octets() };
+        let header = OuterHeader::template(end(LOCAL_VTEP), end(REMOTE_VTEP), VXLAN_PORT);
+        let mut vteps: Array<_, Vtep> = self.ebpf.map_mut(map::VTEPS).unwrap().try_into().unwrap();
+        vteps.set(1, Vtep { header }, 0).unwrap();
+        self.zero_stats();
+    }
+
+    fn add_network(&mut self, vni: u32) {
+        let gateway = addr(net_byte(vni), 1);
+        let record =
+            Network { gateway_ipv4: gateway.ip.octets(), gateway_mac: gateway.mac, mtu: MTU, flags: 0 };
+        self.put(map::NETWORKS, vni, record);
+        self.put(map::NEIGH, NeighKey { vni, ipv4: gateway.ip.octets() }, Neigh::new(gateway.mac));
+        self.add_route(vni, vni);
+        self.add_route(ANY_NETWORK, vni);
+    }
+
+    fn add_place(&mut self, vni: u32, at: Addr, entry: FdbEntry) {
+        self.put(map::FDB, FdbKey::new(vni, at.mac), entry);
+        self.put(map::NEIGH, NeighKey { vni, ipv4: at.ip.octets() }, Neigh::new(at.mac));
+    }
+
+    fn add_route(&mut self, scope: u32, vni: u32) {
+        let key = RouteKey { scope_vni_be: scope.to_be(), ipv4: addr(net_byte(vni), 0).ip.octets() };
+        let mut routes: LpmTrie<_, RouteKey, u32> =
+            self.ebpf.map_mut(map::ROUTES).unwrap().try_into().unwrap();
+        routes.insert(&Key::new(SCOPE_BITS + 24, key), vni, 0).unwrap();
+    }
+
+    fn put<K: Pod, V: Pod>(&mut self, name: &str, key: K, value: V) {
+        let mut map: HashMap<&mut MapData, K, V> = self.ebpf.map_mut(name).unwrap().try_into().unwrap();
+        map.insert(key, value, 0).unwrap();
+    }
+
+    fn zero_stats(&mut self) {
+        let cpus = aya::util::nr_cpus().unwrap();
+        let zero = vec![EndpointStats::default(); cpus].try_into().unwrap();
+        let mut map: PerCpuHashMap<_, u32, EndpointStats> =
+            self.ebpf.map_mut(map::ENDPOINT_STATS).unwrap().try_into().unwrap();
+        map.insert(MY_IFINDEX, zero, 0).unwrap();
+    }
+}
+
+/// Name of the global that aya-log's programs take their level from.
+fn aya_log_level() -> &'static str {
+    "AYA_LOG_LEVEL"
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
+    ebpf.program_mut(name).unwrap().try_into().unwrap()
+}
+
+fn run(ebpf: &mut Ebpf, name: &str, options: TestRunOptions<'_>) -> Result<TestRunResult, ProgramError> {
+    if name == program::XDP_UNDERLAY {
+        let xdp: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
+        xdp.test_run(options)
+    } else {
+        classifier(ebpf, name).test_run(options)
+    }
+}
