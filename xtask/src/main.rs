@@ -4,6 +4,7 @@ mod build;
 mod build_ebpf;
 mod check;
 mod clean;
+mod demo;
 mod layout;
 mod packages;
 mod phases;
@@ -20,6 +21,7 @@ use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
+  cargo xtask demo                        see it work, step by step
   cargo xtask test                        everything, as root
   cargo xtask test -- isolation           only the tests whose name contains `isolation`
   cargo xtask build --release             object and binaries, optimised
@@ -46,6 +48,8 @@ enum Command {
     Build(build::Options),
     /// Format, lint and document; warnings are errors
     Check,
+    /// Show the main job: two hosts, two networks, three containers, on real packets, as root
+    Demo(demo::Options),
     /// Set up, build and run all tests, as root
     Test(test::Options),
     /// Remove what a crashed demo or test left: namespaces, processes, mounts, devices named ovl-…
@@ -65,6 +69,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
         Command::BuildEbpf(options) => build_ebpf::run(options)?,
         Command::Build(options) => build::run(options)?,
         Command::Check => check::run()?,
+        Command::Demo(options) => return demo::run(options),
         Command::Test(options) => return test::run(options),
         Command::Clean(options) => clean::run(options)?,
     }

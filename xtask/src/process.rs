@@ -79,8 +79,9 @@ pub fn find_program(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// The command as a line to read.
-fn line(command: &Command) -> String {
+/// The command as a line to read: program and arguments.
+#[must_use]
+pub fn line(command: &Command) -> String {
     let arguments = command.get_args().map(OsStr::to_string_lossy);
     std::iter::once(name(command).into()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
