@@ -1,6 +1,6 @@
 //! The daemon's settings: flags, environment and file become one typed result before anything starts.
 //!
-//! The order is flag, environment, file, default. [`Settings`] is the one table of names: clap reads flags
+//! The order is flag, environment, file, default. `Settings` is the one table of names: clap reads flags
 //! and environment from it, serde the file.
 
 use std::{
@@ -76,9 +76,9 @@ pub enum BpfLog {
     /// Nothing; costs nothing.
     #[default]
     Off,
-    /// Packets that take the slow path.
+    /// Each dropped packet.
     Info,
-    /// Each dropped packet too.
+    /// Packets that take the slow path too.
     Debug,
 }
 

@@ -25,8 +25,6 @@ pub const RUN_DIR: &str = "/run/overlay";
 pub const STATE_DIR: &str = "/var/lib/overlay";
 /// Default [`Paths::bpffs_dir`].
 pub const BPFFS_DIR: &str = "/sys/fs/bpf/overlay";
-/// Default store.
-pub const STORE_URL: &str = "sqlite:///var/lib/overlay/overlay.db";
 /// Socket in the run directory.
 pub const SOCKET: &str = "overlay.sock";
 /// Default socket of the command line.
@@ -40,6 +38,8 @@ pub const NETNS_DIR: &str = "/run/netns";
 
 /// The collect-metadata vxlan device of the slow path.
 pub const TUNNEL_IFNAME: &str = "ovl-tunnel";
+/// The bridge, never up, whose ports get headroom: see [`crate::agent::host`].
+pub const HEADROOM_IFNAME: &str = "ovl-headroom";
 /// Start of every host veth's name.
 pub const HOST_VETH_PREFIX: &str = "ovl";
 

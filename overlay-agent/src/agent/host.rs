@@ -1,4 +1,10 @@
 //! What only this host knows: its devices, and the hardware addresses of the next hops to other hosts.
+//!
+//! **Headroom.** A container's kernel leaves little room before a UDP packet, so encapsulation would have to
+//! copy each one. A bridge tells its ports to leave as much room as the neediest of them wants
+//! (`netdev_set_rx_headroom`), and a veth passes that on to its other end. So the host veths are ports of a
+//! bridge together with the tunnel device. The bridge stays down, and our programs take every packet before
+//! it could.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -89,6 +95,25 @@ impl Host {
         self.underlay = underlay::describe(&self.netlink, &self.link, self.advertise).await?;
         if !self.links.iter().any(|l| l.ifindex == self.tunnel_ifindex) {
             self.tunnel_ifindex = self.netlink.create_tunnel(paths::TUNNEL_IFNAME, self.vxlan_port).await?;
+        }
+        if let Err(e) = self.give_headroom().await {
+            // It costs speed alone, and a device may vanish at any moment.
+            tracing::debug!(reason = %e, "containers send without headroom");
+        }
+        Ok(())
+    }
+
+    /// Makes tunnel device and host veths ports of the headroom bridge, the device that needs it first.
+    async fn give_headroom(&self) -> Result<(), NetlinkError> {
+        let bridge = self.links.iter().find(|l| l.name == paths::HEADROOM_IFNAME);
+        let bridge = match bridge {
+            Some(link) => link.ifindex,
+            None => self.netlink.create_bridge(paths::HEADROOM_IFNAME).await?,
+        };
+        let tunnel = self.links.iter().filter(|l| l.ifindex == self.tunnel_ifindex);
+        let veths = self.links.iter().filter(|l| paths::is_host_veth(&l.name));
+        for port in tunnel.chain(veths).filter(|l| l.controller != Some(bridge)) {
+            self.netlink.set_controller(port.ifindex, bridge).await?;
         }
         Ok(())
     }

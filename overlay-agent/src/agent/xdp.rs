@@ -87,6 +87,7 @@ mod tests {
             mtu: 1500,
             up: true,
             kind: kind.map(str::to_owned),
+            controller: None,
         }
     }
 

@@ -305,10 +305,20 @@ async fn whole(response: hyper::Response<Incoming>) -> hyper::Result<(StatusCode
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
+    use std::os::fd::AsRawFd;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::UnixListener,
     };
+
+    /// A socket that nobody listens on. It never was a listener's: a process that another test forks
+    /// just now would keep that alive for a moment.
+    fn leave_stale_socket(path: &Path) {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    }
 
     /// What a client makes of an agent that reads a request and then writes these bytes.
     async fn nodes_from(answer: &'static str) -> (String, Result<Vec<NodeView>>) {
@@ -370,7 +380,7 @@ mod tests {
             socket.display()
         );
         assert_eq!(client.status().await.unwrap_err().to_string(), expected);
-        drop(UnixListener::bind(&socket).unwrap());
+        leave_stale_socket(&socket);
         let error = client.status().await.unwrap_err();
         assert_eq!(error.to_string(), expected);
         assert!(error.is_transient());

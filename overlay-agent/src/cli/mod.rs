@@ -1,7 +1,7 @@
 //! The command line `overlay`: one file for each group of commands, all speaking to the agent's socket.
 //!
 //! A command parses its arguments into the API's types, makes its calls and hands the answer to
-//! [`output`], which alone knows about tables, JSON and colour.
+//! `output`, which alone knows about tables, JSON and colour.
 
 mod attach;
 mod drops;

@@ -486,9 +486,10 @@ async fn waiting_outlasts_a_missing_socket_and_an_agent_that_is_not_ready() {
     let socket = dir.path().join("socket");
     let client = Client::new(&socket);
     let (waiting, is_waiting) = oneshot::channel();
-    let agent = async {
+    let there = socket.clone();
+    tokio::spawn(async move {
         is_waiting.await.unwrap();
-        let listener = UnixListener::bind(&socket).unwrap();
+        let listener = UnixListener::bind(&there).unwrap();
         let unready = r#"{"code":"unavailable","message":"the first pass is not done"}"#.to_owned();
         let ready = serde_json::to_string(&healthy()).unwrap();
         for (status, body) in [("503 Service Unavailable", unready), ("200 OK", ready)] {
@@ -498,12 +499,8 @@ async fn waiting_outlasts_a_missing_socket_and_an_agent_that_is_not_ready() {
             let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
-    };
-    let user = async {
-        assert!(client.ready().await.is_err());
-        waiting.send(()).unwrap();
-        status::wait(&client, Duration::from_secs(10)).await
-    };
-    let ((), status) = tokio::join!(agent, user);
-    assert!(status.unwrap().ready);
+    });
+    assert!(client.ready().await.is_err());
+    waiting.send(()).unwrap();
+    assert!(status::wait(&client, Duration::from_secs(10)).await.unwrap().ready);
 }

@@ -61,6 +61,8 @@ pub struct Link {
     pub up: bool,
     /// What software made it (`veth`, `vxlan`, `bridge` …); `None` for hardware and for `lo`.
     pub kind: Option<String>,
+    /// Index of the bridge (or other upper device) that it is a port of.
+    pub controller: Option<u32>,
 }
 
 impl Link {
@@ -79,12 +81,14 @@ impl Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             kind: None,
+            controller: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(bytes) => link.mac = mac_or_zero(&bytes),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Controller(ifindex) => link.controller = Some(ifindex),
                 LinkAttribute::LinkInfo(infos) => link.kind = infos.iter().find_map(kind_of),
                 _ => {}
             }

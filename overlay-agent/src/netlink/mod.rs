@@ -6,6 +6,7 @@
 //! A request that finds its subject gone has succeeded if it was to remove it: see
 //! [`NetlinkError::is_gone`].
 
+mod bridge;
 mod container;
 mod error;
 mod features;

@@ -1,9 +1,9 @@
 //! The server side of the API: HTTP/1 on a unix socket, one request for each connection.
 //!
 //! * this file: the socket, the limits of a connection, stopping
-//! * [`peer`]: who may ask
-//! * [`routes`]: which request does what
-//! * [`reply`]: bodies in, bodies and failures out
+//! * `peer`: who may ask
+//! * `routes`: which request does what
+//! * `reply`: bodies in, bodies and failures out
 //!
 //! The agent runs as root, so nobody may hold it up: headers, bodies, requests and connections are all
 //! bounded in size, number and time. What a deadline or a client that goes away cuts off is the answer only:
