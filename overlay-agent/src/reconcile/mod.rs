@@ -9,6 +9,8 @@
 pub mod desired;
 pub mod plan;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use desired::{Local, desired};
 pub use plan::Plan;

@@ -1,0 +1,244 @@
+//! What the maps of one host should hold, for small clusters.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use overlay_common::{
+    config::{FLAG_GENERIC_CHECKSUM, FLAG_XDP_DECAP},
+    fdb::{FdbEntry, FdbKey},
+    mac::Mac,
+    neigh::NeighKey,
+    policy::PolicyKey,
+    route::{ANY_NETWORK, RouteKey},
+    vni::Vni,
+    vtep::VtepMemberKey,
+};
+use proptest::prelude::*;
+
+use super::{Local, Plan, RouteTarget, Tables, desired, desired::Underlay};
+use crate::{
+    model::{Cluster, Endpoint, EndpointId, Name, Network, NetworkState, Node, Policy, cluster::Versioned},
+    store::Revision,
+};
+
+const HERE: u8 = 1;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn vtep(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 0, host)
+}
+
+fn versioned<T>(record: T) -> Versioned<T> {
+    Versioned { record, revision: Revision(1) }
+}
+
+/// A cluster in the making.
+#[derive(Default)]
+struct Draft(Cluster);
+
+impl Draft {
+    fn node(mut self, host: u8) -> Self {
+        let record = Node {
+            name: name(&format!("host{host}")),
+            id: host.to_string(),
+            vtep: vtep(host),
+            vxlan_port: 4789,
+            version: String::new(),
+        };
+        self.0.nodes.insert(record.name.clone(), versioned(record));
+        self
+    }
+
+    fn network(mut self, vni: u32, subnet: &str) -> Self {
+        let subnet: ipnet::Ipv4Net = subnet.parse().unwrap();
+        let record = Network {
+            name: name(&format!("net{vni}")),
+            vni: Vni::new(vni).unwrap(),
+            subnet,
+            gateway: subnet.hosts().next().unwrap(),
+            ip_range: None,
+            mtu: None,
+            internal: false,
+            labels: BTreeMap::new(),
+            state: NetworkState::Active,
+        };
+        self.0.networks.insert(record.name.clone(), versioned(record));
+        self
+    }
+
+    fn endpoint(mut self, host: u8, vni: u32, ip: &str) -> Self {
+        let ipv4: Ipv4Addr = ip.parse().unwrap();
+        let record = Endpoint {
+            id: id(host, vni, ip),
+            network: name(&format!("net{vni}")),
+            name: name(&format!("ep{host}-{ip}")),
+            node: name(&format!("host{host}")),
+            ipv4,
+            mac: Mac::from_ipv4(ipv4.octets()),
+            ifname: "eth0".to_owned(),
+            netns: String::new(),
+        };
+        self.0.endpoints.insert(record.id.clone(), versioned(record));
+        self
+    }
+
+    fn allow(mut self, a: u32, b: u32) -> Self {
+        for (from, to) in [(a, b), (b, a)] {
+            self.0.policies.insert((name(&format!("net{from}")), name(&format!("net{to}"))), Policy::Allow);
+        }
+        self
+    }
+
+    /// The tables of host 1, whose endpoints have the devices 100, 101 ….
+    fn tables(&self) -> Tables {
+        desired(&self.0, &self.local())
+    }
+
+    fn local(&self) -> Local {
+        let mine = self.0.endpoints.values().filter(|e| e.record.node == name("host1"));
+        Local {
+            node: name("host1"),
+            underlay: Underlay {
+                ifindex: 2,
+                mac: Mac([2, 0, 0, 0, 0, HERE]),
+                addr: vtep(HERE),
+                mtu: 1500,
+                generic_checksum: true,
+            },
+            tunnel_ifindex: 3,
+            vxlan_port: 4789,
+            xdp_decap: false,
+            host_veths: mine.map(|e| e.record.id.clone()).zip(100..).collect(),
+            next_hops: BTreeMap::from([(vtep(2), Mac([2, 0, 0, 0, 0, 2]))]),
+            vtep_indices: BTreeMap::new(),
+        }
+    }
+}
+
+fn id(host: u8, vni: u32, ip: &str) -> EndpointId {
+    let ip: u32 = ip.parse::<Ipv4Addr>().unwrap().into();
+    format!("{:016x}", u64::from(ip) << 32 | u64::from(vni) << 8 | u64::from(host)).parse().unwrap()
+}
+
+fn fdb_key(vni: u32, ip: &str) -> FdbKey {
+    FdbKey::new(vni, Mac::from_ipv4(ip.parse::<Ipv4Addr>().unwrap().octets()).0)
+}
+
+fn two_hosts() -> Draft {
+    Draft::default().node(1).node(2).network(256, "10.0.0.0/24").network(257, "10.0.1.0/24")
+}
+
+#[test]
+fn local_endpoints_lead_to_their_device_and_remote_ones_to_their_vtep() {
+    let tables = two_hosts().endpoint(1, 256, "10.0.0.2").endpoint(2, 256, "10.0.0.3").tables();
+    assert_eq!(tables.fdb[&fdb_key(256, "10.0.0.2")], FdbEntry::local(100));
+    assert_eq!(tables.fdb[&fdb_key(256, "10.0.0.3")], FdbEntry::remote(1, [192, 168, 0, 2]));
+    assert_eq!(tables.endpoints[&100].vni, 256);
+    assert_eq!(tables.vteps[&1].header.ip.dst, [192, 168, 0, 2]);
+    assert_eq!(tables.vteps[&1].header.eth.dst, [2, 0, 0, 0, 0, 2]);
+}
+
+#[test]
+fn an_endpoint_without_its_device_is_in_no_table() {
+    let draft = two_hosts().endpoint(1, 256, "10.0.0.2");
+    let tables = desired(&draft.0, &Local { host_veths: BTreeMap::new(), ..draft.local() });
+    assert!(tables.endpoints.is_empty() && tables.fdb.is_empty());
+    assert!(!tables.neigh.contains_key(&NeighKey { vni: 256, ipv4: [10, 0, 0, 2] }));
+}
+
+#[test]
+fn a_host_may_send_under_a_vni_if_it_has_an_endpoint_there_or_one_that_policy_lets_send_there() {
+    let member = |vni| VtepMemberKey { vni, vtep_addr: [192, 168, 0, 2] };
+    let apart = two_hosts().endpoint(2, 256, "10.0.0.3").tables();
+    assert!(apart.vtep_members.contains_key(&member(256)));
+    assert!(!apart.vtep_members.contains_key(&member(257)));
+    let allowed = two_hosts().endpoint(2, 256, "10.0.0.3").allow(256, 257).tables();
+    assert!(allowed.vtep_members.contains_key(&member(257)));
+    let idle = two_hosts().tables();
+    assert_eq!(idle.vtep_members.keys().copied().collect::<Vec<_>>(), [member(0)]);
+}
+
+#[test]
+fn policy_opens_exactly_the_two_directions_and_the_routes_for_them() {
+    let tables = two_hosts().network(258, "10.0.2.0/24").allow(256, 257).tables();
+    let pairs: Vec<_> = tables.policy.keys().map(|k| (k.src_vni, k.dst_vni)).collect();
+    assert_eq!(pairs, [(256, 257), (257, 256)]);
+    let route = |scope: u32, net: u8| RouteTarget {
+        prefix_len: 24,
+        key: RouteKey { scope_vni_be: scope.to_be(), ipv4: [10, 0, net, 0] },
+    };
+    assert_eq!(tables.routes.get(&route(256, 1)), Some(&257));
+    assert_eq!(tables.routes.get(&route(256, 2)), None);
+    assert_eq!(tables.routes.get(&route(ANY_NETWORK, 2)), Some(&258));
+}
+
+#[test]
+fn where_subnets_overlap_each_network_sees_its_own() {
+    let tables = two_hosts().network(300, "10.0.0.0/24").tables();
+    let own = |vni: u32| RouteTarget {
+        prefix_len: 24,
+        key: RouteKey { scope_vni_be: vni.to_be(), ipv4: [10, 0, 0, 0] },
+    };
+    assert_eq!((tables.routes[&own(256)], tables.routes[&own(300)]), (256, 300));
+    assert_eq!(tables.routes[&own(ANY_NETWORK)], 256);
+}
+
+#[test]
+fn a_vtep_keeps_its_index_and_a_new_one_never_gets_an_index_in_use() {
+    let draft = two_hosts().node(3).node(4);
+    // Host 9 is gone, but entries of this moment may still name its index.
+    let vtep_indices = BTreeMap::from([(vtep(3), 1), (vtep(9), 2)]);
+    let tables = desired(&draft.0, &Local { vtep_indices, ..draft.local() });
+    let at = |index: u32| tables.vteps.get(&index).map(|v| Ipv4Addr::from(v.header.ip.dst));
+    assert_eq!((at(1), at(2), at(3), at(4)), (Some(vtep(3)), None, Some(vtep(2)), Some(vtep(4))));
+}
+
+#[test]
+fn the_mtu_of_a_network_never_exceeds_what_the_underlay_leaves() {
+    let mut draft = two_hosts();
+    assert_eq!(draft.tables().networks[&256].mtu, 1450);
+    let set = |draft: &mut Draft, mtu| {
+        draft.0.networks.get_mut(&name("net256")).unwrap().record.mtu = Some(mtu);
+        draft.tables().networks[&256].mtu
+    };
+    assert_eq!(set(&mut draft, 1400), 1400);
+    assert_eq!(set(&mut draft, 9000), 1450);
+}
+
+#[test]
+fn the_hosts_flags_follow_its_device_and_mode() {
+    let draft = two_hosts();
+    assert_eq!(draft.tables().config.flags, FLAG_GENERIC_CHECKSUM);
+    let local = Local { xdp_decap: true, ..draft.local() };
+    assert_eq!(desired(&draft.0, &local).config.flags, FLAG_GENERIC_CHECKSUM | FLAG_XDP_DECAP);
+}
+
+proptest! {
+    /// The one property that matters most: whatever the endpoints, an entry of one network's tables speaks
+    /// of an endpoint of that network alone, and no policy stands that nobody set.
+    #[test]
+    fn tables_never_mix_networks(places in proptest::collection::btree_set((1u8..4, 256u32..260, 2u8..20), 0..30)) {
+        let mut draft = Draft::default().node(1).node(2).node(3);
+        for vni in 256..260 {
+            draft = draft.network(vni, "10.0.0.0/24");
+        }
+        for (host, vni, last) in &places {
+            draft = draft.endpoint(*host, *vni, &format!("10.0.0.{last}"));
+        }
+        let tables = draft.tables();
+        for (key, entry) in &tables.fdb {
+            let last = key.mac[5];
+            let owners: Vec<u8> = places.iter().filter(|(_, v, l)| (*v, *l) == (key.vni, last)).map(|(h, ..)| *h).collect();
+            prop_assert!(!owners.is_empty());
+            let owned = if entry.ifindex != 0 { owners.contains(&HERE) } else { owners.contains(&entry.vtep_addr[3]) };
+            prop_assert!(owned, "{key:?} → {entry:?}");
+        }
+        for key in tables.vtep_members.keys().filter(|key| key.vni != 0) {
+            prop_assert!(places.iter().any(|(host, vni, _)| *vni == key.vni && *host == key.vtep_addr[3]));
+        }
+        prop_assert_eq!(tables.policy.keys().copied().collect::<Vec<PolicyKey>>(), vec![]);
+        prop_assert!(Plan::between(&tables, &draft.tables()).is_empty());
+    }
+}
