@@ -42,7 +42,9 @@ async fn forget_neighbours(netlink: &Netlink, config: &Config) -> anyhow::Result
 
 /// The links of programs on the underlay go with their pins; host veths, the tunnel device and the headroom bridge are ours.
 async fn remove_devices(netlink: &Netlink) -> anyhow::Result<()> {
-    let ours = |name: &str| paths::is_host_veth(name) || [paths::TUNNEL_IFNAME, paths::HEADROOM_IFNAME].contains(&name);
+    let ours = |name: &str| {
+        paths::is_host_veth(name) || [paths::TUNNEL_IFNAME, paths::HEADROOM_IFNAME].contains(&name)
+    };
     let mut result = Ok(());
     for link in netlink.links().await?.into_iter().filter(|link| ours(&link.name)) {
         let removed = netlink.delete(link.ifindex).await.map_err(anyhow::Error::from);

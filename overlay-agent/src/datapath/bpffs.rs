@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use nix::{
@@ -64,12 +64,12 @@ fn mount_for(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn is_bpffs(dir: PathBuf) -> io::Result<bool> {
-    Ok(statfs(&dir)?.filesystem_type() == BPF_FS_MAGIC)
+fn is_bpffs(dir: &Path) -> io::Result<bool> {
+    Ok(statfs(dir)?.filesystem_type() == BPF_FS_MAGIC)
 }
 
-fn nearest_existing(dir: &Path) -> PathBuf {
-    dir.ancestors().find(|d| d.exists()).unwrap_or(Path::new("/")).to_owned()
+fn nearest_existing(dir: &Path) -> &Path {
+    dir.ancestors().find(|d| d.exists()).unwrap_or(Path::new("/"))
 }
 
 fn lock_mounts() -> io::Result<Flock<File>> {

@@ -4,7 +4,7 @@
 //! predecessor swaps the program on that link, atomically: no packet passes unfiltered. Other people's
 //! programs on the same device stay; ours comes first, since one before it could end the chain.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Display, fs, io, path::PathBuf};
 
 use aya::{
     Ebpf,
@@ -60,7 +60,7 @@ impl Hook {
         }
     }
 
-    fn error(&self, reason: impl ToString) -> DatapathError {
+    fn error(&self, reason: &dyn Display) -> DatapathError {
         DatapathError::Attach {
             program: self.program(),
             device: self.ifname.clone(),
@@ -139,7 +139,7 @@ impl Links {
             Err(LinkError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => {
                 return Ok(None);
             }
-            Err(e) => return Err(hook.error(e)),
+            Err(e) => return Err(hook.error(&e)),
         };
         match swap(ebpf, hook, old) {
             Ok(link) => Ok(Some(link)),
@@ -194,13 +194,13 @@ fn attach_new(ebpf: &mut Ebpf, hook: &Hook) -> Result<FdLink, DatapathError> {
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
             let id = program
                 .attach_with_options(&hook.ifname, TcAttachType::Ingress, options)
-                .map_err(|e| hook.error(chain(&e)))?;
+                .map_err(|e| hook.error(&chain(&e)))?;
             fd_link(hook, program.take_link(id))
         }
         HookKind::Xdp { native } => {
             let program = object::xdp(ebpf)?;
             let mode = if native { XdpMode::Driver } else { XdpMode::Skb };
-            let id = program.attach(&hook.ifname, mode).map_err(|e| hook.error(chain(&e)))?;
+            let id = program.attach(&hook.ifname, mode).map_err(|e| hook.error(&chain(&e)))?;
             fd_link(hook, program.take_link(id))
         }
     }
@@ -210,14 +210,14 @@ fn swap(ebpf: &mut Ebpf, hook: &Hook, old: FdLink) -> Result<FdLink, DatapathErr
     match hook.kind {
         HookKind::Ingress(name) => {
             let program = object::classifier(ebpf, name)?;
-            let link = SchedClassifierLink::try_from(old).map_err(|e| hook.error(e))?;
-            let id = program.attach_to_link(link).map_err(|e| hook.error(chain(&e)))?;
+            let link = SchedClassifierLink::try_from(old).map_err(|e| hook.error(&e))?;
+            let id = program.attach_to_link(link).map_err(|e| hook.error(&chain(&e)))?;
             fd_link(hook, program.take_link(id))
         }
         HookKind::Xdp { .. } => {
             let program = object::xdp(ebpf)?;
-            let link = XdpLink::try_from(old).map_err(|e| hook.error(e))?;
-            let id = program.attach_to_link(link).map_err(|e| hook.error(chain(&e)))?;
+            let link = XdpLink::try_from(old).map_err(|e| hook.error(&e))?;
+            let id = program.attach_to_link(link).map_err(|e| hook.error(&chain(&e)))?;
             fd_link(hook, program.take_link(id))
         }
     }
@@ -227,16 +227,16 @@ fn fd_link<L>(hook: &Hook, link: Result<L, ProgramError>) -> Result<FdLink, Data
 where
     L: TryInto<FdLink, Error = LinkError>,
 {
-    link.map_err(|e| hook.error(chain(&e)))?.try_into().map_err(|e| hook.error(e))
+    link.map_err(|e| hook.error(&chain(&e)))?.try_into().map_err(|e| hook.error(&e))
 }
 
 /// Whether our program is among those that run at the hook. An XDP link cannot be pushed off its device
 /// without its owner, so holding it is proof enough.
 fn is_attached(ebpf: &mut Ebpf, hook: &Hook) -> Result<bool, DatapathError> {
     let HookKind::Ingress(name) = hook.kind else { return Ok(true) };
-    let own = object::classifier(ebpf, name)?.info().map_err(|e| hook.error(chain(&e)))?.id();
-    let (_, programs) =
-        SchedClassifier::query_tcx(&hook.ifname, TcAttachType::Ingress).map_err(|e| hook.error(chain(&e)))?;
+    let own = object::classifier(ebpf, name)?.info().map_err(|e| hook.error(&chain(&e)))?.id();
+    let (_, programs) = SchedClassifier::query_tcx(&hook.ifname, TcAttachType::Ingress)
+        .map_err(|e| hook.error(&chain(&e)))?;
     Ok(programs.iter().any(|program| program.id() == own))
 }
 

@@ -2,6 +2,7 @@
 //! that come out, and how the counters moved. The kernel carries out no redirect here; that the packets
 //! then arrive is what `walks` shows.
 
+#[cfg(test)]
 mod world;
 
 use std::net::Ipv4Addr;
