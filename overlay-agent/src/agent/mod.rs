@@ -7,9 +7,11 @@
 //! * [`mirror`]: the store's content, as it is now
 //! * [`host`]: what only this host knows: links, next hops
 //! * [`reconciler`]: passes that make the maps true
+//! * [`collect`]: what has lost its other half
 //! * [`cleanup`]: removing everything of ours
 
 pub mod cleanup;
+pub mod collect;
 pub mod host;
 pub mod locks;
 pub mod membership;

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use overlay_common::abi::program;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -19,18 +19,18 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{host::Host, lock, until, xdp};
+use super::{collect, host::Host, lock, until, xdp};
 use crate::{
     api::types::XdpView,
     datapath::{
         Datapath, DatapathError,
         links::{Hook, HookKind},
     },
-    model::{Cluster, Endpoint, EndpointId},
+    model::{Cluster, EndpointId},
     netlink::{self, EventStream, NetlinkError},
     paths,
     reconcile::{Local, Plan, Tables, desired, desired::Underlay},
-    service::{InProgress, release},
+    service::InProgress,
     store::{Revision, Store},
 };
 
@@ -178,10 +178,23 @@ impl Reconciler {
                 _ = full.tick() => { self.forget(); true }
                 _ = guard.tick() => true,
             };
-            if wanted {
+            if self.drain(&mut requests, &mut events).await || wanted {
                 self.pass_and_report().await;
             }
         }
+    }
+
+    /// Takes up all that has come in meanwhile, so that one pass answers it together.
+    async fn drain(&mut self, requests: &mut mpsc::Receiver<Request>, events: &mut EventStream) -> bool {
+        let mut wanted = false;
+        while let Ok(request) = requests.try_recv() {
+            self.pending.push(request);
+            wanted = true;
+        }
+        while let Some(Some(event)) = events.next().now_or_never() {
+            wanted |= self.parts.host.note(&event).await;
+        }
+        wanted
     }
 
     /// Makes the next pass read everything anew.
@@ -221,17 +234,17 @@ impl Reconciler {
         }
         self.written = Some(desired);
         self.attach(&local, hook)?;
-        self.collect(cluster, &local).await;
+        collect::halves(&self.parts, cluster, &local).await;
         Ok(())
     }
 
     /// What the maps hold: what we wrote, or, where that is not known or not to be trusted, what the
     /// kernel says. What then differs from what we wrote is drift: somebody else changed it.
     fn observe(&mut self) -> Result<Tables, DatapathError> {
-        let written = self.written.take();
-        if let (false, Some(tables)) = (self.distrust, written.clone()) {
-            return Ok(tables);
-        }
+        let written = match self.written.take() {
+            Some(tables) if !self.distrust => return Ok(tables),
+            written => written,
+        };
         let tables = lock(&self.parts.datapath).observe()?;
         self.distrust = false;
         let drift = written.map_or(0, |written| Plan::between(&tables, &written).len());
@@ -282,37 +295,6 @@ impl Reconciler {
         // The tunnel device before the underlay: nothing may come out of it unchecked.
         let fixed = [tunnel, underlay(HookKind::Ingress(program::FROM_UNDERLAY))];
         fixed.into_iter().chain(xdp.map(underlay)).chain(veths).collect()
-    }
-
-    /// Removes what has lost its other half: endpoints of this node without a veth, as when the container
-    /// died, and veths without an endpoint, as when the agent died half-way.
-    async fn collect(&self, cluster: &Cluster, local: &Local) {
-        for endpoint in cluster.endpoints.values() {
-            let id = &endpoint.record.id;
-            let lost = endpoint.record.node == local.node && !local.host_veths.contains_key(id);
-            if lost && !self.parts.in_progress.contains(id) {
-                self.collect_endpoint(&endpoint.record, endpoint.revision).await;
-            }
-        }
-        let known: Vec<String> = cluster
-            .endpoints
-            .keys()
-            .map(paths::host_veth)
-            .chain(self.parts.in_progress.host_veths())
-            .collect();
-        for name in self.parts.host.veth_names().filter(|name| !known.iter().any(|k| k == name)) {
-            tracing::info!(device = name, "removing a veth without an endpoint");
-            if let Err(e) = self.parts.host.netlink().delete_by_name(name).await {
-                tracing::warn!(device = name, reason = %e, "not removed");
-            }
-        }
-    }
-
-    async fn collect_endpoint(&self, endpoint: &Endpoint, revision: Revision) {
-        tracing::info!(endpoint = %endpoint.name, network = %endpoint.network, "collecting: its container is gone");
-        if let Err(e) = release(self.parts.store.as_ref(), endpoint, revision).await {
-            tracing::warn!(endpoint = %endpoint.name, reason = %e, "not collected");
-        }
     }
 
     fn update_report(&self, cluster: &Cluster, result: &Result<(), String>) {

@@ -1,0 +1,44 @@
+//! Collecting what has lost its other half.
+//!
+//! An endpoint is a record in the store and a veth pair. A record without its veth is what a container that
+//! died leaves, a veth without its record what an agent that died half-way leaves.
+
+use std::collections::BTreeSet;
+
+use super::reconciler::Parts;
+use crate::{
+    model::{Cluster, Endpoint, cluster::Versioned},
+    paths,
+    reconcile::Local,
+    service::release,
+};
+
+/// Removes records of this node without a veth, and veths without a record, unless an operation is at work
+/// on them. What cannot be removed now is tried again at the next pass.
+pub async fn halves(parts: &Parts, cluster: &Cluster, local: &Local) {
+    for endpoint in cluster.endpoints.values().filter(|e| e.record.node == local.node) {
+        let id = &endpoint.record.id;
+        if !local.host_veths.contains_key(id) && !parts.in_progress.contains(id) {
+            collect_record(parts, endpoint).await;
+        }
+    }
+    let recorded = cluster.endpoints.keys().map(paths::host_veth);
+    let known: BTreeSet<String> = recorded.chain(parts.in_progress.host_veths()).collect();
+    for name in parts.host.veth_names().filter(|name| !known.contains(*name)) {
+        collect_veth(parts, name).await;
+    }
+}
+
+async fn collect_record(parts: &Parts, Versioned { record, revision }: &Versioned<Endpoint>) {
+    tracing::info!(endpoint = %record.name, network = %record.network, "collecting: its container is gone");
+    if let Err(e) = release(parts.store.as_ref(), record, *revision).await {
+        tracing::warn!(endpoint = %record.name, reason = %e, "not collected");
+    }
+}
+
+async fn collect_veth(parts: &Parts, name: &str) {
+    tracing::info!(device = name, "collecting: no endpoint has this veth");
+    if let Err(e) = parts.host.netlink().delete_by_name(name).await {
+        tracing::warn!(device = name, reason = %e, "not collected");
+    }
+}
