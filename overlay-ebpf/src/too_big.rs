@@ -20,12 +20,13 @@ use crate::{
 /// Bytes of the frame that stay: Ethernet header and quote.
 const KEPT: usize = Ethernet::LEN + QUOTE_LEN;
 
-/// Whether the packet, or any segment of it, is larger than `mtu`.
+/// Whether the packet, or any segment of it, is larger than `mtu`. What the sender put behind the IP packet
+/// counts too: it would be on the underlay.
 #[inline(always)]
 pub fn exceeds(ctx: &TcContext, bytes: Bytes, ip: &InnerIp, mtu: u16) -> bool {
     let gso_size = ctx.gso_size() as usize;
     if gso_size == 0 {
-        return ip.header.total_len() > mtu as usize;
+        return ctx.len() as usize - Ethernet::LEN > mtu as usize;
     }
     gso_size + ip.header.header_len() + transport_header_len(bytes, ip) > mtu as usize
 }

@@ -1,9 +1,11 @@
 //! A container: a namespace that is attached to networks.
 
+use std::net::{Ipv4Addr, UdpSocket};
+
 use crate::{
     host::Host,
     netns::Netns,
-    packet::Addr,
+    packet::{Addr, DISCARD_PORT},
     tap::Tap,
     views::{Attached, Endpoint},
 };
@@ -14,14 +16,23 @@ pub struct Container {
     netns: Netns,
     name: String,
     endpoints: Vec<Endpoint>,
+    // Bound for as long as the container lives.
+    _discard: UdpSocket,
 }
 
 impl Container {
-    /// One without attachments.
+    /// One without attachments, with a socket on the [`DISCARD_PORT`].
+    ///
+    /// # Panics
+    /// If its namespace cannot be made.
     #[must_use]
     #[track_caller]
     pub fn new(name: &str) -> Self {
-        Self { netns: Netns::new(name), name: name.to_owned(), endpoints: Vec::new() }
+        let netns = Netns::new(name);
+        let discard = netns
+            .enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, DISCARD_PORT)))
+            .expect("bind the discard port");
+        Self { netns, name: name.to_owned(), endpoints: Vec::new(), _discard: discard }
     }
 
     /// One that is attached to a network.
@@ -87,10 +98,5 @@ impl Container {
     #[track_caller]
     pub fn tap(&self) -> Tap {
         Tap::open(&self.netns, &self.endpoint().ifname)
-    }
-
-    /// Deletes its namespace behind everybody's back.
-    pub fn vanish(&self) {
-        self.netns.delete();
     }
 }

@@ -15,6 +15,10 @@ pub const BROADCAST: [u8; 6] = [0xff; 6];
 /// Port of VXLAN.
 pub const VXLAN_PORT: u16 = 4789;
 
+/// Port of every container that takes datagrams and says nothing (RFC 863). To any other port without a socket, the
+/// kernel answers with an ICMP error, which a test that counts packets does not expect.
+pub const DISCARD_PORT: u16 = 9;
+
 /// Where headers begin in a frame.
 pub mod offset {
     /// IPv4 header of a frame, the outer one of a VXLAN packet.

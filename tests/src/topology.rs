@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     container::Container,
     host::Host,
-    packet::{Addr, Frame},
+    packet::{Addr, DISCARD_PORT, Frame},
     tap::Tap,
     underlay::{MTU, Machine, Underlay, Wire},
     views::Network,
@@ -137,8 +137,10 @@ pub fn time_to_pass(
     deadline: Duration,
 ) -> Option<Duration> {
     const BETWEEN: Duration = Duration::from_millis(10);
+    const PROBE_PORT: u16 = 1009;
     let start = Instant::now();
-    let probe = Frame::udp(from, to, (9, 9), format!("probe {from:?} to {to:?}").as_bytes());
+    let probe =
+        Frame::udp(from, to, (PROBE_PORT, DISCARD_PORT), format!("probe {from:?} to {to:?}").as_bytes());
     let payload = probe.udp_packet().map(|(_, _, payload)| payload.to_vec())?;
     wait::poll(deadline, || {
         from_tap.send(&probe);

@@ -8,7 +8,7 @@ use overlay_tests::{
     drops,
     host::Host,
     packet::{
-        Addr, BROADCAST, Frame,
+        Addr, BROADCAST, DISCARD_PORT, Frame,
         offset::{INNER_IP, IP, UDP, VXLAN},
     },
     tap::Tap,
@@ -91,7 +91,7 @@ fn what_a_container_may_not_send_is_dropped_at_its_veth_with_its_own_reason() {
     let (sender, victim) = (a.tap(), b.tap());
     let bench = Bench { sender: &sender, victim: &victim, host: &cluster.hosts[0], endpoint: Some("a") };
 
-    let honest = Frame::udp(a.addr(), b.addr(), (1000, 2000), b"honest");
+    let honest = Frame::udp(a.addr(), b.addr(), (1000, DISCARD_PORT), b"honest");
     bench.expect_delivered(&honest, &honest);
     report(&bench.failures(&from_container(a.addr(), b.addr(), gateway)));
     bench.expect_delivered(&honest, &honest);
@@ -109,7 +109,7 @@ fn from_container(own: Addr, peer: Addr, gateway: Addr) -> Vec<Row> {
 
 /// A container that says it is somebody else.
 fn spoofed(own: Addr, peer: Addr, gateway: Addr) -> Vec<Row> {
-    let udp = |from: Addr| Frame::udp(from, peer, (1000, 2000), b"spoofed");
+    let udp = |from: Addr| Frame::udp(from, peer, (1000, DISCARD_PORT), b"spoofed");
     let claim = |sender_mac, sender_ip: Ipv4Addr| ArpEthIpv4Packet {
         operation: ArpOperation::REPLY,
         sender_mac,
@@ -143,7 +143,7 @@ fn spoofed(own: Addr, peer: Addr, gateway: Addr) -> Vec<Row> {
 
 /// What an overlay network does not carry.
 fn no_overlay_traffic(own: Addr, peer: Addr) -> Vec<Row> {
-    let udp = |to: Addr| Frame::udp(own, to, (1000, 2000), b"not carried");
+    let udp = |to: Addr| Frame::udp(own, to, (1000, DISCARD_PORT), b"not carried");
     let nested = Frame::vxlan(own, peer, 256, &udp(peer));
     vec![
         ("a VLAN tag", udp(peer).with_vlan_tag(0, VLAN), VlanTagged),
@@ -159,7 +159,7 @@ fn no_overlay_traffic(own: Addr, peer: Addr) -> Vec<Row> {
 
 /// Headers that do not say what is there.
 fn lies(own: Addr, peer: Addr) -> Vec<Row> {
-    let udp = Frame::udp(own, peer, (1000, 2000), &[0; 40]);
+    let udp = Frame::udp(own, peer, (1000, DISCARD_PORT), &[0; 40]);
     let total_len = |len| udp.clone().edit_ip(IP, |ip| ip.total_len = len);
     vec![
         ("an Ethernet header and no more", udp.clone().cut(14), Truncated),
@@ -178,10 +178,14 @@ fn lies(own: Addr, peer: Addr) -> Vec<Row> {
 
 /// Destinations that are not there.
 fn to_nobody(own: Addr, peer: Addr, gateway: Addr) -> Vec<Row> {
-    let via_gateway = |ip| Frame::udp(own, Addr { mac: gateway.mac, ip }, (1000, 2000), b"routed");
+    let via_gateway = |ip| Frame::udp(own, Addr { mac: gateway.mac, ip }, (1000, DISCARD_PORT), b"routed");
     let nobody = Ipv4Addr::from(u32::from(peer.ip) + 100);
     vec![
-        ("a MAC of nobody", Frame::udp(own, peer.behind(STRANGE_MAC), (1000, 2000), b"lost"), UnknownMac),
+        (
+            "a MAC of nobody",
+            Frame::udp(own, peer.behind(STRANGE_MAC), (1000, DISCARD_PORT), b"lost"),
+            UnknownMac,
+        ),
         ("ARP for nobody", Frame::arp_request(own, nobody), ArpUnanswered),
         (
             "ARP for an address of another subnet",
@@ -257,7 +261,7 @@ impl Tunnel {
     }
 
     fn inner_udp(&self) -> Frame {
-        Frame::udp(self.inner.0, self.inner.1, (1000, 2000), &[0x5a; 40])
+        Frame::udp(self.inner.0, self.inner.1, (1000, DISCARD_PORT), &[0x5a; 40])
     }
 
     fn carry(&self, inner: &Frame) -> Frame {
@@ -337,7 +341,7 @@ impl Tunnel {
 
     fn inner_not_carried(&self) -> Vec<Row> {
         let (from, to) = self.inner;
-        let udp_to = |mac| self.carry(&Frame::udp(from, to.behind(mac), (1000, 2000), b"inner"));
+        let udp_to = |mac| self.carry(&Frame::udp(from, to.behind(mac), (1000, DISCARD_PORT), b"inner"));
         let tagged = |ethertype| self.carry(&self.inner_udp().with_vlan_tag(0, ethertype));
         let arp = self.inner_udp().put(12, &[0x08, 0x06]);
         vec![

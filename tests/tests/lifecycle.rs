@@ -15,7 +15,7 @@ use overlay_tests::{
     drops::Drops,
     exec,
     host::Host,
-    packet::{Addr, Frame},
+    packet::{Addr, DISCARD_PORT, Frame},
     tap::Tap,
     topology::{CONVERGENCE, Cluster, Plan, settle, time_to_pass, two_hosts},
     traffic::{
@@ -106,7 +106,7 @@ fn a_restart_repairs_what_changed_while_the_agent_was_dead() {
     let gone = Container::attached(&cluster.hosts[0], "net", "gone");
     settle(&[&gone, &b]);
     cluster.hosts[0].kill9();
-    gone.vanish();
+    drop(gone);
     let late = Container::attached(&cluster.hosts[1], "net", "late");
     cluster.hosts[0].start();
     settle(&[&a, &b, &late]);
@@ -137,7 +137,7 @@ fn an_agent_that_is_told_to_end_leaves_the_data_path_in_place() {
 
 #[test]
 fn cleaning_up_removes_everything_of_ours_and_nothing_else() {
-    let (a, b, cluster) = pair();
+    let (a, _b, cluster) = pair();
     let host = &cluster.hosts[0];
     let foreign = Foreign::make(&cluster, host);
     host.terminate();
@@ -148,9 +148,6 @@ fn cleaning_up_removes_everything_of_ours_and_nothing_else() {
     assert!(!host.pins().exists() && !host.socket().exists());
     assert!(foreign.is_there(&cluster, host), "something foreign is gone");
     assert_kernel_gets_vxlan(&cluster, host);
-    let endpoints =
-        || cluster.hosts[1].endpoints().into_iter().map(|endpoint| endpoint.name).collect::<Vec<_>>();
-    wait::until("the other host forgets its endpoints", COLLECTION, || endpoints() == [b.name()]);
     let again = host.cleanup();
     assert!(again.is_success(), "cleaning up twice: {again}");
 }
@@ -265,7 +262,7 @@ fn passes(from: &Container, to: &Container, target: Addr) -> Duration {
 #[track_caller]
 fn stops(host: &Host, from: &Container, target: Addr, start: Instant) -> Duration {
     let (tap, before) = (from.tap(), Drops::of(host));
-    let probe = Frame::udp(from.addr(), target, (1, 2), b"still there?");
+    let probe = Frame::udp(from.addr(), target, (1, DISCARD_PORT), b"still there?");
     wait::until("the sender's own host drops", 2 * CONVERGENCE, || {
         tap.send(&probe);
         Drops::of(host).since(&before) != Drops::default()
@@ -279,7 +276,7 @@ fn an_endpoint_whose_namespace_is_deleted_is_collected_and_its_address_is_free_a
     let gone = Container::attached(&cluster.hosts[0], "net", "gone");
     settle(&[&gone, &b]);
     let (veths, ip) = (host_veths(&cluster.hosts[0]).len(), gone.addr().ip.to_string());
-    gone.vanish();
+    drop(gone);
     for host in &cluster.hosts {
         let there = || host.endpoints().iter().any(|endpoint| endpoint.name == "gone");
         wait::until("the endpoint is collected", COLLECTION, || !there());
@@ -300,7 +297,7 @@ fn detaching_works_twice_and_without_the_namespace() {
     host.overlay(&["detach", "net", "--netns", a.netns().name()]);
     host.overlay(&["detach", "net", "--name", "a"]);
     let c = Container::attached(host, "net", "c");
-    c.vanish();
+    drop(c);
     host.overlay(&["detach", "net", "--name", "c"]);
     assert!(!host.endpoints().iter().any(|endpoint| endpoint.name == "c"));
     host.overlay(&["network", "ls"]);

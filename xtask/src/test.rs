@@ -5,6 +5,7 @@
 use std::{
     io::{self, Read, Write},
     ops::AddAssign,
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
 };
 
@@ -39,9 +40,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     phases.next("build");
     build::run(&build::Options::default())?;
     phases.next("pure tests");
-    let mut tally = cargo_test(PURE, options)?;
+    let mut tally = cargo_test(PURE, &[], options)?;
     phases.next("tests in namespaces");
-    tally += cargo_test(&["--package", "overlay-tests"], options)?;
+    let built = [("OVERLAY_BIN_DIR", layout::bin_dir(false)), ("OVERLAY_BPF_OBJECT", layout::bpf_object())];
+    tally += cargo_test(&["--package", "overlay-tests"], &built, options)?;
     phases.next("sum");
     Ok(tally.conclude())
 }
@@ -59,10 +61,10 @@ const PURE: &[&str] = &[
 ];
 
 /// Runs `cargo test` on some packages, shows what it writes and counts its results.
-fn cargo_test(packages: &[&str], options: &Options) -> Result<Tally> {
+fn cargo_test(packages: &[&str], environment: &[(&str, PathBuf)], options: &Options) -> Result<Tally> {
     let mut cargo = process::cargo();
     cargo.args(["test", "--no-fail-fast"]).args(packages).arg("--").args(&options.args);
-    cargo.env("OVERLAY_BIN_DIR", layout::bin_dir(false)).env("OVERLAY_BPF_OBJECT", layout::bpf_object());
+    cargo.envs(environment.iter().cloned());
     if options.matrix {
         cargo.env("OVERLAY_TEST_MATRIX", "1");
     }

@@ -13,7 +13,7 @@ use crate::{
     model::{Name, Node, NodeAlive, keys::Key},
     netlink::Link,
     reconcile::desired::Underlay,
-    store::{LeaseId, LeaseState, Outcome, Store, StoreError, Transaction},
+    store::{Entry, LeaseId, LeaseState, Outcome, Store, StoreError, Transaction},
 };
 
 /// Time after which a silent node counts as down.
@@ -90,6 +90,16 @@ impl Membership {
     }
 }
 
+/// Fails if another running node has this node's name, before anything is touched.
+///
+/// # Errors
+/// If so, or if the store does not answer.
+pub async fn check_name(store: &dyn Store, identity: &Identity) -> Result<(), MembershipError> {
+    let key = Key::Alive(identity.record.name.clone()).to_string();
+    let Some(entry) = store.get(&key).await? else { return Ok(()) };
+    check_owner(store, &identity.record, &entry).await
+}
+
 /// Registers this node and keeps its sign of life.
 ///
 /// # Errors
@@ -140,10 +150,7 @@ async fn try_register(store: &dyn Store, record: &Node, lease: LeaseId) -> Resul
     let transaction = match store.get(&alive_key.to_string()).await? {
         None => Transaction::new().create(&alive_key, &alive),
         Some(entry) => {
-            let other = serde_json::from_slice::<NodeAlive>(&entry.value).ok();
-            if other.is_some_and(|other| other.id != record.id) {
-                return Err(name_taken(store, record).await?);
-            }
+            check_owner(store, record, &entry).await?;
             Transaction::new().replace(&alive_key, entry.revision, &alive)
         }
     };
@@ -151,11 +158,16 @@ async fn try_register(store: &dyn Store, record: &Node, lease: LeaseId) -> Resul
     Ok(matches!(store.commit(transaction).await?, Outcome::Committed(_)))
 }
 
-async fn name_taken(store: &dyn Store, record: &Node) -> Result<MembershipError, StoreError> {
+/// Whether a sign of life is this node's own, as after a restart.
+async fn check_owner(store: &dyn Store, record: &Node, alive: &Entry) -> Result<(), MembershipError> {
+    let owner = serde_json::from_slice::<NodeAlive>(&alive.value).ok();
+    if owner.is_none_or(|owner| owner.id == record.id) {
+        return Ok(());
+    }
     let entry = store.get(&Key::Node(record.name.clone()).to_string()).await?;
     let other = entry.and_then(|e| serde_json::from_slice::<Node>(&e.value).ok());
     let vtep = other.map_or_else(|| "unknown".to_owned(), |node| node.vtep.to_string());
-    Ok(MembershipError::NameTaken { name: record.name.clone(), vtep })
+    Err(MembershipError::NameTaken { name: record.name.clone(), vtep })
 }
 
 fn node_id(path: &std::path::Path) -> Result<String, MembershipError> {

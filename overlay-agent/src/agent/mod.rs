@@ -53,6 +53,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _locks = locks::take(&config.paths)?;
     let netlink = Netlink::open()?;
     let underlay = underlay::find(&netlink, &config).await?;
+    let store = store::open(&config.store).await?;
+    let mirror = mirror::follow(Arc::clone(&store)).await?;
+    let identity = membership::Identity::load(&config, &underlay)?;
+    membership::check_name(store.as_ref(), &identity).await?;
+    // Everything that may refuse has been asked; from here on the host is changed.
     let warnings: Vec<String> = bpffs::prepare(&config.paths.bpffs_dir)?.into_iter().collect();
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -62,9 +67,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tokio::spawn(log.run());
     }
     let datapath = Arc::new(Mutex::new(datapath));
-    let store = store::open(&config.store).await?;
-    let mirror = mirror::follow(Arc::clone(&store)).await?;
-    let identity = membership::Identity::load(&config, &underlay)?;
     let membership = membership::join(Arc::clone(&store), identity).await?;
     let tunnel_ifindex = netlink.create_tunnel(paths::TUNNEL_IFNAME, config.vxlan_port).await?;
     let in_progress = Arc::new(InProgress::default());

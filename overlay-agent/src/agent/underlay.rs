@@ -17,6 +17,9 @@ pub enum UnderlayError {
     /// There is no such device.
     #[error("there is no device {0}: name the underlay device with --underlay")]
     NoDevice(String),
+    /// It leads nowhere.
+    #[error("device {0} leads to no other host: name the one that does with --underlay")]
+    Loopback(String),
     /// It has no address.
     #[error("device {0} has no IPv4 address: give it one, or name another device with --underlay")]
     NoAddress(String),
@@ -28,6 +31,8 @@ pub enum UnderlayError {
     Netlink(#[from] NetlinkError),
 }
 
+/// The loopback device's name in every namespace.
+const LOOPBACK: &str = "lo";
 /// Smallest underlay MTU in bytes: the smallest IPv4 link (RFC 791) and the tunnel's headers.
 const MIN_MTU: u32 = 68 + overlay_common::wire::outer::MTU_OVERHEAD as u32;
 
@@ -42,6 +47,9 @@ pub async fn find(netlink: &Netlink, config: &Config) -> Result<(Link, Underlay)
         }
         None => default_device(netlink).await?,
     };
+    if link.name == LOOPBACK {
+        return Err(UnderlayError::Loopback(link.name));
+    }
     let underlay = describe(netlink, &link, config.advertise).await?;
     Ok((link, underlay))
 }

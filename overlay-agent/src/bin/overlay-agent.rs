@@ -1,6 +1,6 @@
 //! The daemon: see [`overlay_agent::agent`].
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use overlay_agent::{
     agent,
@@ -34,6 +34,7 @@ fn start_logging(level: LogLevel) {
     tracing_subscriber::fmt()
         .with_max_level(LevelFilter::from(level))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
 }

@@ -110,6 +110,9 @@ impl Cluster {
                 let record: Endpoint = parse(entry)?;
                 check_same(&record.network, &network)?;
                 check_same(&record.id, &id)?;
+                if self.endpoints.contains_key(&id) {
+                    return Err(format!("endpoint {id} is in another network already"));
+                }
                 self.endpoints.insert(id, Versioned { record, revision });
             }
             Key::EndpointName(network, name) => drop(self.endpoint_names.insert((network, name), revision)),
@@ -131,7 +134,11 @@ impl Cluster {
             Key::Subnet(_) => {}
             Key::Node(name) => drop(self.nodes.remove(&name)),
             Key::Alive(name) => drop(self.alive.remove(&name)),
-            Key::Endpoint(_, id) => drop(self.endpoints.remove(&id)),
+            Key::Endpoint(network, id) => {
+                if self.endpoints.get(&id).is_some_and(|e| e.record.network == network) {
+                    self.endpoints.remove(&id);
+                }
+            }
             Key::EndpointName(network, name) => drop(self.endpoint_names.remove(&(network, name))),
             Key::Address(network, ip) => {
                 if let Some(claims) = self.addresses.get_mut(&network) {

@@ -74,7 +74,7 @@ impl std::str::FromStr for Key {
             text.parse().map_err(|_| InvalidKey)
         }
         let path: Vec<&str> = text.strip_prefix(ROOT).ok_or(InvalidKey)?.split('/').collect();
-        Ok(match path.as_slice() {
+        let key = match path.as_slice() {
             ["networks", name] => Self::Network(part(name)?),
             ["vnis", vni] => Self::Vni(part(vni)?),
             ["subnets", subnet] => Self::Subnet(part(&subnet.replacen('_', "/", 1))?),
@@ -85,7 +85,9 @@ impl std::str::FromStr for Key {
             ["addresses", network, ip] => Self::Address(part(network)?, part(ip)?),
             ["policies", from, to] => Self::Policy(part(from)?, part(to)?),
             _ => return Err(InvalidKey),
-        })
+        };
+        // One object, one key: `vnis/0256` is not another way to write `vnis/256`.
+        if key.to_string() == text { Ok(key) } else { Err(InvalidKey) }
     }
 }
 
@@ -117,6 +119,9 @@ mod tests {
     #[case("overlay/v1/vnis/0")]
     #[case("overlay/v1/endpoints/net/XYZ")]
     #[case("overlay/v1/unknown/a")]
+    #[case("overlay/v1/vnis/0256")]
+    #[case("overlay/v1/vnis/+256")]
+    #[case("overlay/v1/subnets/10.0.0.9_24")]
     fn anything_else_is_no_key(#[case] text: &str) {
         assert_eq!(text.parse::<Key>(), Err(InvalidKey));
     }

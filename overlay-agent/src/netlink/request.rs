@@ -3,7 +3,7 @@
 //! The requests of rtnetlink itself are not used: they wait without end for an answer that cannot be
 //! parsed, and do not see that a list changed while the kernel was writing it.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -14,7 +14,7 @@ use rtnetlink::{
     },
     packet_core::{NetlinkMessage, NetlinkPayload},
 };
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 
 use super::NetlinkError;
 use crate::netns::{NetnsHandle, run_in};
@@ -51,6 +51,8 @@ impl Mode {
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: Handle,
+    /// The kernel writes one list at a time for a socket, and refuses the next with EBUSY.
+    listing: Arc<Mutex<()>>,
 }
 
 impl Netlink {
@@ -63,7 +65,7 @@ impl Netlink {
         // The end of a list may be the only message that says that the list changed.
         connection.set_forward_done(true);
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, listing: Arc::default() })
     }
 
     /// Changes something. `operation` ends a sentence that begins with "cannot".
@@ -93,6 +95,7 @@ impl Netlink {
         operation: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let _one_at_a_time = self.listing.lock().await;
         for _ in 0..LIST_ATTEMPTS {
             let answers = self.request(operation, NLM_F_REQUEST | NLM_F_DUMP, message.clone()).await?;
             if !answers.interrupted {

@@ -20,7 +20,7 @@ pub struct ContainerLink {
     pub ifname: String,
     /// Its hardware address.
     pub mac: Mac,
-    /// MTU of both ends in bytes.
+    /// Its MTU in bytes. The end on the host takes larger packets too, so that our program can answer them.
     pub mtu: u16,
 }
 
@@ -77,7 +77,8 @@ fn veth_message(host_name: &str, ns: &NetnsHandle, container: &ContainerLink) ->
         .build();
     LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(host_name)
-        .mtu(mtu)
+        // A veth drops what exceeds its own MTU before our program can answer it with fragmentation-needed.
+        .mtu(u32::from(u16::MAX))
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .build()
 }

@@ -16,7 +16,7 @@ use crate::{
     model::{
         Address, Cluster, Endpoint, EndpointId, Name, Network, NetworkState, cluster::Versioned, keys::Key,
     },
-    netlink::{self, ContainerConfig, ContainerLink, ContainerRoute},
+    netlink::{self, ContainerConfig, ContainerLink, ContainerRoute, Link, NetlinkError},
     netns::{self, NetnsHandle},
     paths,
     store::{Outcome, Revision, Store, StoreError, Transaction},
@@ -43,9 +43,9 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
     let _progress = context.in_progress.begin(&plan.id);
     let (endpoint, revision) = claim(context, &network.record.name, &plan, &ns).await?;
     match plumb(context, &ns, &endpoint, &network.record, revision).await {
-        Ok(routes) => {
+        Ok(plumbing) => {
             tracing::info!(endpoint = %endpoint.name, network = %endpoint.network, ip = %endpoint.ipv4, "attached");
-            result(context, &endpoint, &network.record, &routes)
+            result(context, &endpoint, &network.record, plumbing)
         }
         Err(e) => {
             take_back(context, &endpoint, revision).await;
@@ -273,6 +273,14 @@ fn claiming(endpoint: &Endpoint, network_revision: Revision, choice: &Choice) ->
     }
 }
 
+/// What an attach made.
+struct Plumbing {
+    /// The host side of the veth pair.
+    host: Link,
+    /// Routes set in the container.
+    routes: Vec<ContainerRoute>,
+}
+
 /// Makes the devices. The container's end comes up last, when its packets are filtered and its maps filled.
 async fn plumb(
     context: &Context,
@@ -280,13 +288,12 @@ async fn plumb(
     endpoint: &Endpoint,
     network: &Network,
     revision: Revision,
-) -> Result<Vec<ContainerRoute>> {
+) -> Result<Plumbing> {
     let mtu = network.effective_mtu(&context.reconciler.report().underlay);
     let container = ContainerLink { ifname: endpoint.ifname.clone(), mac: endpoint.mac, mtu };
-    context.netlink.create_veth(&paths::host_veth(&endpoint.id), ns, &container).await?;
+    let host_name = paths::host_veth(&endpoint.id);
+    context.netlink.create_veth(&host_name, ns, &container).await?;
     context.in_force(revision).await?;
-    // With GRO the container's end has a poll loop of its own, without which XDP cannot deliver to it.
-    netlink::set_gro(ns, &endpoint.ifname, true).await?;
     let config = ContainerConfig {
         ifname: endpoint.ifname.clone(),
         address: with_prefix(endpoint.ipv4, network.subnet),
@@ -294,7 +301,12 @@ async fn plumb(
         disable_ipv6: true,
         mtu,
     };
-    Ok(netlink::configure(ns, config).await?)
+    let routes = netlink::configure(ns, config).await?;
+    // With GRO the container's end has a poll loop of its own, without which XDP cannot deliver to it. Only once
+    // that end is up does the switch make the host's end a target of XDP redirects (`veth_set_features`).
+    netlink::set_gro(ns, &endpoint.ifname, true).await?;
+    let host = context.netlink.link_by_name(&host_name).await?.ok_or(NetlinkError::NoSuchLink(host_name))?;
+    Ok(Plumbing { host, routes })
 }
 
 /// Undoes an attach that failed. What cannot be undone now, the reconciler collects later.
@@ -358,32 +370,27 @@ fn is_in(endpoint: &Endpoint, ns: &NetnsHandle) -> bool {
     there.is_ok_and(|there| there.identity() == ns.identity())
 }
 
-fn result(
-    context: &Context,
-    endpoint: &Endpoint,
-    network: &Network,
-    routes: &[ContainerRoute],
-) -> Result<AttachResult> {
-    let mtu = network.effective_mtu(&context.reconciler.report().underlay);
-    let interface = |name: String, sandbox: &str| CniInterface {
-        name,
-        mac: endpoint.mac,
-        mtu,
-        sandbox: sandbox.to_owned(),
+fn result(context: &Context, endpoint: &Endpoint, network: &Network, made: Plumbing) -> Result<AttachResult> {
+    let host = CniInterface {
+        name: made.host.name,
+        mac: made.host.mac,
+        mtu: u16::try_from(made.host.mtu).unwrap_or(u16::MAX),
+        sandbox: String::new(),
     };
-    let address = with_prefix(endpoint.ipv4, network.subnet);
-    let views = inspect(context, endpoint.id.as_str())?;
-    let view = views.into_iter().next().ok_or_else(|| {
+    let container = CniInterface {
+        name: endpoint.ifname.clone(),
+        mac: endpoint.mac,
+        mtu: network.effective_mtu(&context.reconciler.report().underlay),
+        sandbox: endpoint.netns.clone(),
+    };
+    let view = inspect(context, endpoint.id.as_str())?.into_iter().next().ok_or_else(|| {
         ServiceError::Conflict(format!("{} was detached while it was being attached", endpoint.name))
     })?;
     Ok(AttachResult {
         cni_version: CNI_VERSION.to_owned(),
-        interfaces: vec![
-            interface(paths::host_veth(&endpoint.id), ""),
-            interface(endpoint.ifname.clone(), &endpoint.netns),
-        ],
-        ips: vec![CniIp { interface: 1, address: IpNet::V4(address), gateway: network.gateway }],
-        routes: routes.iter().map(|r| CniRoute { dst: r.destination.into(), gw: r.gateway }).collect(),
+        interfaces: vec![host, container],
+        ips: vec![CniIp { interface: 1, address: IpNet::V4(view.ip), gateway: network.gateway }],
+        routes: made.routes.iter().map(|r| CniRoute { dst: r.destination.into(), gw: r.gateway }).collect(),
         endpoint: view,
     })
 }

@@ -100,6 +100,8 @@ fn a_packet_over_the_mtu_comes_back_as_fragmentation_needed() {
     assert_eq!((Ipv4Addr::from(ip.source), Ipv4Addr::from(ip.destination)), (GATEWAY.ip, ME.ip));
     assert_eq!(&icmp.to_bytes()[..2], &[3, 4]);
     assert_eq!(icmp.to_bytes()[6..8], MTU.to_be_bytes());
+    let padded = udp(ME, REMOTE).padded(usize::from(MTU) + 15);
+    assert_eq!(World::load().run(program::FROM_ENDPOINT, &padded).drops, [(VNI, 1, TooBig, 1)]);
     let fits = Frame::udp(ME, REMOTE, (4000, 5000), &vec![7; usize::from(MTU) - 28]);
     assert_eq!(World::load().run(program::FROM_ENDPOINT, &fits).drops, []);
 }

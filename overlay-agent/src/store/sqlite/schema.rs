@@ -187,7 +187,10 @@ struct Found {
 }
 
 fn create_tables_if_empty(connection: &mut Connection) -> rusqlite::Result<Found> {
-    let found = header(connection)?;
+    // In one transaction: between two, another agent may make the tables.
+    let transaction = connection.transaction()?;
+    let found = header(&transaction)?;
+    drop(transaction);
     if found.application != 0 || found.version != 0 {
         return Ok(found);
     }
@@ -198,8 +201,9 @@ fn create_tables_if_empty(connection: &mut Connection) -> rusqlite::Result<Found
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
+    let found = header(&transaction)?;
     transaction.commit()?;
-    header(connection)
+    Ok(found)
 }
 
 fn header(connection: &Connection) -> rusqlite::Result<Found> {

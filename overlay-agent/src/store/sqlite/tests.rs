@@ -6,7 +6,10 @@ use std::{
 };
 
 use futures::StreamExt;
-use tokio::task::spawn_blocking;
+use tokio::{
+    task::{spawn_blocking, yield_now},
+    time::timeout,
+};
 
 use super::*;
 use crate::store::Event;
@@ -49,6 +52,13 @@ fn transaction(value: u32) -> Transaction {
 
 async fn value(store: &SqliteStore) -> Option<Vec<u8>> {
     store.get("key").await.unwrap().map(|entry| entry.value)
+}
+
+/// The next item of a watch, within ten seconds.
+async fn next(
+    watch: &mut BoxStream<'static, Result<WatchItem, StoreError>>,
+) -> Result<WatchItem, StoreError> {
+    timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap()
 }
 
 /// A closed store with one key, ready to be moved somewhere.
@@ -104,9 +114,9 @@ async fn a_directory_in_place_of_the_file_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_clients_can_make_the_same_file_at_once() {
-    for _ in 0..5 {
+    for _ in 0..20 {
         let path = Arc::new(File::new());
-        let opening = (0..8).map(|_| {
+        let opening = (0..16).map(|_| {
             let file = Arc::clone(&path);
             spawn_blocking(move || file.open())
         });
@@ -136,10 +146,10 @@ async fn a_removed_file_is_reported_and_another_one_in_its_place_is_taken_up() {
     let store = file.open();
     store.commit(transaction(1)).await.unwrap();
     let mut watch = store.watch("", Revision(0)).await.unwrap();
-    assert!(matches!(watch.next().await.unwrap().unwrap(), WatchItem::Events(_)));
+    assert!(matches!(next(&mut watch).await.unwrap(), WatchItem::Events(_)));
 
     file.remove();
-    let error = watch.next().await.unwrap().unwrap_err();
+    let error = next(&mut watch).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
     assert!(error.to_string().contains("the file cannot be found"), "{error}");
     assert!(matches!(store.get("key").await, Err(StoreError::Unavailable { .. })));
@@ -149,10 +159,10 @@ async fn a_removed_file_is_reported_and_another_one_in_its_place_is_taken_up() {
     let elsewhere = file.dir.path().join("copy");
     closed_store(&elsewhere, 3);
     fs::rename(&elsewhere, file.path()).unwrap();
-    assert_eq!(watch.next().await.unwrap().unwrap(), WatchItem::Reset);
+    assert_eq!(next(&mut watch).await.unwrap(), WatchItem::Reset);
     assert_eq!(value(&store).await.unwrap(), b"3");
     store.commit(transaction(4)).await.unwrap();
-    let item = watch.next().await.unwrap().unwrap();
+    let item = next(&mut watch).await.unwrap();
     assert!(
         matches!(item, WatchItem::Events(events) if matches!(&events[..], [Event::Put(e)] if e.value == b"4"))
     );
@@ -171,9 +181,9 @@ async fn a_file_put_over_the_open_one_is_taken_up_even_at_the_same_revision() {
     file.remove();
     fs::rename(&other, file.path()).unwrap();
     // It may see the moment between the two.
-    let mut item = watch.next().await.unwrap();
+    let mut item = next(&mut watch).await;
     if item.is_err() {
-        item = watch.next().await.unwrap();
+        item = next(&mut watch).await;
     }
     assert_eq!(item.unwrap(), WatchItem::Reset);
     assert_eq!(value(&store).await.unwrap(), b"3");
@@ -222,7 +232,10 @@ async fn threads_and_descriptors_go_with_the_last_user() {
     drop(watch);
     // The last connection to close removes the log.
     let log = file.dir.path().join("store.db-wal");
-    while log.exists() {
-        tokio::task::yield_now().await;
-    }
+    let gone = async {
+        while log.exists() {
+            yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(10), gone).await.unwrap();
 }
