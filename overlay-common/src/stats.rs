@@ -1,5 +1,7 @@
 //! Counters. All are per CPU: the programs write no memory that another CPU writes.
 
+use core::ops::Add;
+
 use crate::assert_layout;
 
 /// Value of map `endpoint_stats`, keyed by the host veth's ifindex as `u32`.
@@ -19,6 +21,18 @@ pub struct EndpointStats {
     pub rx_bytes: u64,
 }
 assert_layout!(EndpointStats, size 32, tx_packets @ 0, tx_bytes @ 8, rx_packets @ 16, rx_bytes @ 24);
+
+impl Add for EndpointStats {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            tx_packets: self.tx_packets + other.tx_packets,
+            tx_bytes: self.tx_bytes + other.tx_bytes,
+            rx_packets: self.rx_packets + other.rx_packets,
+            rx_bytes: self.rx_bytes + other.rx_bytes,
+        }
+    }
+}
 
 /// Key of map `drops`.
 #[repr(C)]
@@ -43,3 +57,10 @@ pub struct DropCount {
     pub bytes: u64,
 }
 assert_layout!(DropCount, size 16, packets @ 0, bytes @ 8);
+
+impl Add for DropCount {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+    }
+}

@@ -1,15 +1,11 @@
 //! What the kernel's tunnel device decapsulated. Nothing of it ever reaches the host's own stack: what is
 //! not for a container is dropped.
 
-use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, bpf_tunnel_key},
-    helpers::generated as helper,
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::bpf_tunnel_key, helpers::generated as helper, programs::TcContext};
 use overlay_common::verdict::DropReason;
 
 use crate::{
-    count::{self, Place},
+    count,
     ingress::{self, Rejected},
     maps::{self, lookup},
     packet::{SkbExt as _, linear, redirect_peer},
@@ -18,11 +14,7 @@ use crate::{
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
-    receive(ctx).unwrap_or_else(|rejected| {
-        let place = Place { vni: rejected.vni, ifindex: 0 };
-        count::dropped(ctx, place, rejected.reason, u64::from(ctx.len()));
-        TC_ACT_SHOT
-    })
+    receive(ctx).unwrap_or_else(|rejected| rejected.shoot(ctx))
 }
 
 #[inline(always)]

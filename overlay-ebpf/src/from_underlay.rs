@@ -1,10 +1,9 @@
 //! What comes from other hosts, after GRO has merged it.
 
-use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use overlay_common::wire::headers::ip_proto;
 
 use crate::{
-    count::{self, Place},
     decap,
     ingress::{self, Rejected},
     maps,
@@ -14,11 +13,7 @@ use crate::{
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
-    receive(ctx).unwrap_or_else(|rejected| {
-        let place = Place { vni: rejected.vni, ifindex: 0 };
-        count::dropped(ctx, place, rejected.reason, u64::from(ctx.len()));
-        TC_ACT_SHOT
-    })
+    receive(ctx).unwrap_or_else(|rejected| rejected.shoot(ctx))
 }
 
 #[inline(always)]

@@ -3,6 +3,7 @@
 //! Our checks are complete before anything is delivered: outer form, then who sent it, then the inner
 //! frame, then whether its destination lives here. One look-up in the FDB gives delivery and isolation.
 
+use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
 use overlay_common::{
     config::Config,
     fdb::FdbKey,
@@ -17,6 +18,7 @@ use overlay_common::{
 };
 
 use crate::{
+    count::{self, Place},
     maps::lookup,
     packet::{Bytes, InnerIp},
 };
@@ -50,6 +52,15 @@ pub struct Rejected {
     pub vni: u32,
     /// Why.
     pub reason: DropReason,
+}
+
+impl Rejected {
+    /// Drops the packet and counts it.
+    #[inline(always)]
+    pub fn shoot(self, ctx: &TcContext) -> i32 {
+        count::dropped(ctx, Place { vni: self.vni, ifindex: 0 }, self.reason, u64::from(ctx.len()));
+        TC_ACT_SHOT
+    }
 }
 
 /// Looks at a packet of `len` bytes, of which `bytes` are at hand. `Ok(None)`: it is not for us.

@@ -1,10 +1,17 @@
 //! What the programs counted, summed over the CPUs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Add};
 
+use aya::{
+    Pod,
+    maps::{MapData, PerCpuHashMap},
+};
 use overlay_common::stats::{DropCount, DropKey, EndpointStats};
 
-use super::{DatapathError, maps::Maps};
+use super::{
+    DatapathError,
+    maps::{Maps, Table},
+};
 
 impl Maps {
     /// Traffic of each local endpoint, by ifindex of its host veth.
@@ -12,21 +19,7 @@ impl Maps {
     /// # Errors
     /// If the map cannot be read.
     pub fn endpoint_stats(&self) -> Result<BTreeMap<u32, EndpointStats>, DatapathError> {
-        let sum = |values: &[EndpointStats]| {
-            values.iter().fold(EndpointStats::default(), |a, b| EndpointStats {
-                tx_packets: a.tx_packets + b.tx_packets,
-                tx_bytes: a.tx_bytes + b.tx_bytes,
-                rx_packets: a.rx_packets + b.rx_packets,
-                rx_bytes: a.rx_bytes + b.rx_bytes,
-            })
-        };
-        let table = &self.endpoint_stats;
-        table
-            .map
-            .iter()
-            .map(|e| e.map(|(k, v)| (k, sum(&v))))
-            .collect::<Result<_, _>>()
-            .map_err(table.fail("read"))
+        sums(&self.endpoint_stats)
     }
 
     /// Dropped packets.
@@ -34,18 +27,16 @@ impl Maps {
     /// # Errors
     /// If the map cannot be read.
     pub fn drops(&self) -> Result<BTreeMap<DropKey, DropCount>, DatapathError> {
-        let sum = |values: &[DropCount]| {
-            values.iter().fold(DropCount::default(), |a, b| DropCount {
-                packets: a.packets + b.packets,
-                bytes: a.bytes + b.bytes,
-            })
-        };
-        let table = &self.drops;
-        table
-            .map
-            .iter()
-            .map(|e| e.map(|(k, v)| (k, sum(&v))))
-            .collect::<Result<_, _>>()
-            .map_err(table.fail("read"))
+        sums(&self.drops)
     }
+}
+
+fn sums<K, V>(table: &Table<PerCpuHashMap<MapData, K, V>>) -> Result<BTreeMap<K, V>, DatapathError>
+where
+    K: Pod + Ord,
+    V: Pod + Default + Add<Output = V>,
+{
+    let sum = |values: &[V]| values.iter().copied().fold(V::default(), V::add);
+    let entries = table.map.iter().map(|entry| entry.map(|(key, values)| (key, sum(&values))));
+    entries.collect::<Result<_, _>>().map_err(table.fail("read"))
 }

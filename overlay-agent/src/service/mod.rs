@@ -4,9 +4,13 @@
 //! later step fails. One that changes something runs in a task of its own: a caller that goes away does
 //! not leave it half done.
 //!
-//! * [`networks`], [`endpoints`], [`policies`]: the operations
-//! * [`views`]: what there is to see
+//! * [`networks`], [`attach`], [`detach`], [`policies`]: the operations
+//! * [`claim`]: names and addresses, decided by the store
+//! * [`endpoints`], [`views`]: what there is to see
 
+mod attach;
+mod claim;
+mod detach;
 mod endpoints;
 mod error;
 mod networks;
@@ -16,7 +20,7 @@ mod views;
 
 use std::sync::{Arc, Mutex};
 
-pub(crate) use endpoints::release;
+pub(crate) use claim::release;
 pub use error::ServiceError;
 pub use progress::InProgress;
 
@@ -122,13 +126,13 @@ impl Service {
     /// Attaches a container.
     pub async fn attach(&self, network: &Name, request: AttachRequest) -> Result<AttachResult> {
         let network = network.clone();
-        self.finish(async move |context| endpoints::attach(&context, &network, request).await).await
+        self.finish(async move |context| attach::attach(&context, &network, request).await).await
     }
 
     /// Detaches a container; one that is not attached is no error.
     pub async fn detach(&self, network: &Name, request: DetachRequest) -> Result<DetachResult> {
         let network = network.clone();
-        self.finish(async move |context| endpoints::detach(&context, &network, request).await).await
+        self.finish(async move |context| detach::detach(&context, &network, request).await).await
     }
 
     /// All endpoints, on all nodes.

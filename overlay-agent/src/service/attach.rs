@@ -1,0 +1,188 @@
+//! Attaching a container: validate, claim, plumb, and take back what was done if a step fails.
+
+use std::net::Ipv4Addr;
+
+use ipnet::IpNet;
+use overlay_common::mac::Mac;
+
+use super::{
+    Context, Result, ServiceError,
+    claim::{claim, release},
+    endpoints::{inspect, is_in, is_local, with_prefix},
+};
+use crate::{
+    api::types::{AttachRequest, AttachResult, CniInterface, CniIp, CniRoute, NetnsRef},
+    model::{Endpoint, EndpointId, Name, Network},
+    netlink::{self, ContainerConfig, ContainerLink, ContainerRoute, Link, NetlinkError},
+    netns::{self, NetnsHandle},
+    paths,
+    store::Revision,
+};
+
+/// Version of the CNI result format that an attach answers with.
+const CNI_VERSION: &str = "1.1.0";
+
+/// Attaches a container: claims name and address, makes the veth pair, waits until the maps know it, and
+/// only then lets the container send.
+pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -> Result<AttachResult> {
+    check_mac(request.mac)?;
+    let ns = netns::resolve(&request.netns)?;
+    let network = context.network(network)?;
+    check_not_attached(context, &network.record, &ns)?;
+    let plan = Plan {
+        id: EndpointId::random(),
+        ifname: choose_ifname(&ns, request.ifname.as_deref()).await?,
+        name: request.name,
+        netns: request.netns,
+        ip: request.ip,
+        mac: request.mac,
+    };
+    let _progress = context.in_progress.begin(&plan.id);
+    let (endpoint, revision) = claim(context, &network.record.name, &plan, &ns).await?;
+    match plumb(context, &ns, &endpoint, &network.record, revision).await {
+        Ok(plumbing) => {
+            tracing::info!(endpoint = %endpoint.name, network = %endpoint.network, ip = %endpoint.ipv4, "attached");
+            result(context, &endpoint, &network.record, plumbing)
+        }
+        Err(e) => {
+            take_back(context, &endpoint, revision).await;
+            Err(e)
+        }
+    }
+}
+
+/// What is to be made.
+pub(super) struct Plan {
+    pub(super) id: EndpointId,
+    pub(super) ifname: String,
+    pub(super) name: Option<Name>,
+    pub(super) netns: NetnsRef,
+    pub(super) ip: Option<Ipv4Addr>,
+    pub(super) mac: Option<Mac>,
+}
+
+impl Plan {
+    /// The name asked for, else that of the namespace, else one made from the id.
+    pub(super) fn endpoint_name(&self) -> Name {
+        let of_netns = || match &self.netns {
+            NetnsRef::Name(name) => name.parse().ok(),
+            NetnsRef::Path(path) => path.strip_prefix(paths::NETNS_DIR).ok()?.to_str()?.parse().ok(),
+            NetnsRef::Pid(_) => None,
+        };
+        let of_id =
+            || format!("ep-{}", &self.id.as_str()[..8]).parse().expect("hexadecimal digits make a name");
+        self.name.clone().or_else(of_netns).unwrap_or_else(of_id)
+    }
+}
+
+fn check_mac(mac: Option<Mac>) -> Result<()> {
+    match mac {
+        Some(mac) if mac.is_group() || mac.is_zero() => Err(ServiceError::Invalid(format!(
+            "{mac} cannot be a container's MAC address: it must be a unicast address such as 02:42:0a:00:00:02"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn check_not_attached(context: &Context, network: &Network, ns: &NetnsHandle) -> Result<()> {
+    let cluster = context.cluster();
+    match cluster.endpoints_of(&network.name).find(|e| is_local(context, e) && is_in(e, ns)) {
+        None => Ok(()),
+        Some(there) => Err(ServiceError::Conflict(format!(
+            "{} is attached to {} already, as {}: detach it first",
+            ns.path().display(),
+            network.name,
+            there.name
+        ))),
+    }
+}
+
+async fn choose_ifname(ns: &NetnsHandle, wanted: Option<&str>) -> Result<String> {
+    let taken = netlink::interfaces(ns).await?;
+    let Some(name) = wanted else {
+        let free = |name: &String| !taken.contains(name);
+        return Ok((0..)
+            .map(|n| format!("eth{n}"))
+            .find(free)
+            .expect("a namespace has finitely many devices"));
+    };
+    netlink::check_ifname(name)?;
+    if taken.iter().any(|t| t == name) {
+        return Err(ServiceError::Conflict(format!(
+            "{} has an interface {name} already: name another with --ifname",
+            ns.path().display()
+        )));
+    }
+    Ok(name.to_owned())
+}
+
+/// What an attach made.
+struct Plumbing {
+    /// The host side of the veth pair.
+    host: Link,
+    /// Routes set in the container.
+    routes: Vec<ContainerRoute>,
+}
+
+/// Makes the devices. The container's end comes up last, when its packets are filtered and its maps filled.
+async fn plumb(
+    context: &Context,
+    ns: &NetnsHandle,
+    endpoint: &Endpoint,
+    network: &Network,
+    revision: Revision,
+) -> Result<Plumbing> {
+    let mtu = network.effective_mtu(&context.reconciler.report().underlay);
+    let container = ContainerLink { ifname: endpoint.ifname.clone(), mac: endpoint.mac, mtu };
+    let host_name = paths::host_veth(&endpoint.id);
+    context.netlink.create_veth(&host_name, ns, &container).await?;
+    context.in_force(revision).await?;
+    let config = ContainerConfig {
+        ifname: endpoint.ifname.clone(),
+        address: with_prefix(endpoint.ipv4, network.subnet),
+        default_gateway: Some(network.gateway),
+        disable_ipv6: true,
+        mtu,
+    };
+    let routes = netlink::configure(ns, config).await?;
+    // With GRO the container's end has a poll loop of its own, without which XDP cannot deliver to it. Only once
+    // that end is up does the switch make the host's end a target of XDP redirects (`veth_set_features`).
+    netlink::set_gro(ns, &endpoint.ifname, true).await?;
+    let host = context.netlink.link_by_name(&host_name).await?.ok_or(NetlinkError::NoSuchLink(host_name))?;
+    Ok(Plumbing { host, routes })
+}
+
+/// Undoes an attach that failed. What cannot be undone now, the reconciler collects later.
+async fn take_back(context: &Context, endpoint: &Endpoint, revision: Revision) {
+    if let Err(e) = context.netlink.delete_by_name(&paths::host_veth(&endpoint.id)).await {
+        tracing::warn!(endpoint = %endpoint.name, reason = %e, "veth not taken back");
+    }
+    if let Err(e) = release(context.store.as_ref(), endpoint, revision).await {
+        tracing::warn!(endpoint = %endpoint.name, reason = %e, "claim not taken back");
+    }
+}
+
+fn result(context: &Context, endpoint: &Endpoint, network: &Network, made: Plumbing) -> Result<AttachResult> {
+    let host = CniInterface {
+        name: made.host.name,
+        mac: made.host.mac,
+        mtu: u16::try_from(made.host.mtu).unwrap_or(u16::MAX),
+        sandbox: String::new(),
+    };
+    let container = CniInterface {
+        name: endpoint.ifname.clone(),
+        mac: endpoint.mac,
+        mtu: network.effective_mtu(&context.reconciler.report().underlay),
+        sandbox: endpoint.netns.clone(),
+    };
+    let view = inspect(context, endpoint.id.as_str())?.into_iter().next().ok_or_else(|| {
+        ServiceError::Conflict(format!("{} was detached while it was being attached", endpoint.name))
+    })?;
+    Ok(AttachResult {
+        cni_version: CNI_VERSION.to_owned(),
+        interfaces: vec![host, container],
+        ips: vec![CniIp { interface: 1, address: IpNet::V4(view.ip), gateway: network.gateway }],
+        routes: made.routes.iter().map(|r| CniRoute { dst: r.destination.into(), gw: r.gateway }).collect(),
+        endpoint: view,
+    })
+}
