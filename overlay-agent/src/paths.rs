@@ -33,6 +33,8 @@ pub const DEFAULT_SOCKET: &str = "/run/overlay/overlay.sock";
 pub const BPF_OBJECT: &str = "overlay-ebpf.o";
 /// Where a package installs the BPF object.
 pub const BPF_OBJECT_DIR: &str = "/usr/lib/overlay";
+/// Directory of locks that belong to no directory of ours.
+pub const LOCK_DIR: &str = "/run/lock";
 /// Directory of named network namespaces (`ip netns`).
 pub const NETNS_DIR: &str = "/run/netns";
 
@@ -54,6 +56,19 @@ impl Paths {
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.run_dir.join("agent.lock")
+    }
+
+    /// Locked while an agent uses the state directory.
+    #[must_use]
+    pub fn state_lock(&self) -> PathBuf {
+        self.state_dir.join("agent.lock")
+    }
+
+    /// Locked while an agent uses the pin directory: the BPF file system takes no files of ours.
+    #[must_use]
+    pub fn pin_lock(&self) -> PathBuf {
+        let name = self.bpffs_dir.to_string_lossy().trim_matches('/').replace('/', "-");
+        Path::new(LOCK_DIR).join(format!("overlay-{name}.lock"))
     }
 
     /// This node's random identity.

@@ -112,7 +112,7 @@ drop_reasons! {
     InnerNotEct = 57, "inner_not_ect";
 
     // On the slow path's device.
-    /// a packet on the tunnel device without tunnel metadata
+    /// a packet on the tunnel device that did not come through the underlay's checks
     NotTunnelled = 64, "not_tunnelled";
 }
 

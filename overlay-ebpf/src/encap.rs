@@ -56,13 +56,17 @@ impl Payload {
 pub fn to_vtep(ctx: &TcContext, index: u32, destination: &Destination, payload: &Payload) -> Verdict {
     let config = maps::host_config().ok_or(DropReason::EncapFailed)?;
     let vtep = maps::vteps.get(index).ok_or(DropReason::EncapFailed)?;
-    if vtep.header.ip.version_ihl != Ipv4::VERSION_IHL || payload.total_len > MAX_INNER_LEN {
+    if vtep.header.ip.version_ihl != Ipv4::VERSION_IHL {
         return Err(DropReason::EncapFailed);
     }
     // After decapsulation the kernel cannot tell how to segment an inner UDP packet: slow path, both ways.
     let is_gso = ctx.gso_size() != 0;
     if is_gso && payload.protocol != ip_proto::TCP {
         return to_tunnel(ctx, config, vtep, destination);
+    }
+    // Larger than the outer length can say. The container's device makes no such packets.
+    if payload.total_len > MAX_INNER_LEN {
+        return Err(DropReason::EncapFailed);
     }
     let mut header = vtep.header;
     header.finish(&Packet {

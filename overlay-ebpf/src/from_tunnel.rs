@@ -2,7 +2,7 @@
 //! not for a container is dropped.
 
 use aya_ebpf::{bindings::bpf_tunnel_key, helpers::generated as helper, programs::TcContext};
-use overlay_common::verdict::DropReason;
+use overlay_common::{config::MARK_ADMITTED, verdict::DropReason};
 
 use crate::{
     count,
@@ -21,6 +21,12 @@ pub fn run(ctx: &TcContext) -> i32 {
 fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
     let unknown = |reason| Rejected { vni: 0, reason };
     let config = maps::host_config().ok_or(unknown(DropReason::NotTunnelled))?;
+    // The kernel's tunnel socket listens on every device of the host; our checks of the outer packet run on
+    // the underlay alone.
+    if ctx.mark() != MARK_ADMITTED {
+        return Err(unknown(DropReason::NotTunnelled));
+    }
+    ctx.set_mark(0);
     let (vni, source) = tunnel_source(ctx).ok_or(unknown(DropReason::NotTunnelled))?;
     if lookup!(networks, vni).is_none() {
         return Err(unknown(DropReason::UnknownVni));

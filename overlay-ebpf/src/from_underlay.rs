@@ -1,7 +1,7 @@
 //! What comes from other hosts, after GRO has merged it.
 
 use aya_ebpf::programs::TcContext;
-use overlay_common::wire::headers::ip_proto;
+use overlay_common::{config::MARK_ADMITTED, wire::headers::ip_proto};
 
 use crate::{
     decap,
@@ -19,10 +19,15 @@ pub fn run(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
     let Some(config) = maps::host_config() else { return Ok(PASS) };
+    // A VLAN on the same device is another wire.
+    if ctx.has_vlan_tag() {
+        return Ok(PASS);
+    }
     let bytes = linear(ctx, ingress::HEADERS as u32);
     let Some(frame) = ingress::admit(bytes, ctx.len() as usize, config)? else { return Ok(PASS) };
     // The kernel's tunnel device can segment an inner UDP packet, we cannot: slow path.
     if ctx.gso_size() != 0 && frame.protocol != ip_proto::TCP {
+        ctx.set_mark(MARK_ADMITTED);
         return Ok(PASS);
     }
     decap::to_container(ctx, &frame).map_err(|reason| Rejected { vni: frame.vni, reason })

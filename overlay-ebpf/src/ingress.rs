@@ -88,11 +88,11 @@ pub fn admit(bytes: Bytes, len: usize, config: &Config) -> Result<Option<Admitte
     Ok(Some(Admitted { congested, ..frame }))
 }
 
-/// The outer header, if the packet is IPv4/UDP to our VTEP address.
+/// The outer header, if the packet is IPv4/UDP to our VTEP address and to our device.
 #[inline(always)]
 fn outer_ip(bytes: Bytes, config: &Config) -> Option<Ipv4> {
     let eth: Ethernet = bytes.read(0)?;
-    if eth.ethertype_be != ethertype::IPV4.to_be() {
+    if eth.ethertype_be != ethertype::IPV4.to_be() || eth.dst != config.underlay_mac {
         return None;
     }
     let ip: Ipv4 = bytes.read(OUTER_IP)?;

@@ -84,6 +84,8 @@ pub trait SkbExt {
     fn gso_size(&self) -> u32;
     /// Whether a VLAN tag was taken off the frame.
     fn has_vlan_tag(&self) -> bool;
+    /// Mark that a program of this host set.
+    fn mark(&self) -> u32;
     /// Hash of the flow. The kernel leaves the ports of fragments out, so all fragments of a packet agree.
     fn flow_hash(&self) -> u32;
     /// The kernel's own form of the packet, for helpers.
@@ -107,6 +109,12 @@ impl SkbExt for TcContext {
     fn has_vlan_tag(&self) -> bool {
         // SAFETY: as above.
         unsafe { (*self.raw()).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).mark }
     }
 
     #[inline(always)]

@@ -212,7 +212,7 @@ fn a_veth_pair_has_both_ends_in_place_with_address_and_mtu() {
     let ifindex = create_veth(&host, &container, "eth0").unwrap();
 
     let link = host.inside(async move |netlink| netlink.link_by_index(ifindex).await.unwrap().unwrap());
-    assert_eq!((link.name.as_str(), link.mtu, link.up), ("ovl-host", u32::from(u16::MAX), true));
+    assert_eq!((link.name.as_str(), link.mtu, link.up), ("ovl-host", u32::from(u16::MAX), false));
     assert_eq!(link.kind.as_deref(), Some("veth"));
     assert!(link.is_virtual());
     let witness = host.ip("-d link show ovl-host");
@@ -344,7 +344,7 @@ fn the_tunnel_device_is_external_silent_and_takes_the_largest_packets() {
         let ifindex = netlink.create_tunnel("ovl-tunnel", 4789).await.unwrap();
         netlink.link_by_index(ifindex).await.unwrap().unwrap()
     });
-    assert_eq!((link.name.as_str(), link.mtu, link.up), ("ovl-tunnel", 65485, true));
+    assert_eq!((link.name.as_str(), link.mtu, link.up), ("ovl-tunnel", 65485, false));
     let witness = host.ip("-d link show ovl-tunnel");
     for setting in ["vxlan external", "dstport 4789", "nolearning", "addrgenmode none"] {
         assert!(witness.contains(setting), "no {setting:?} in {witness}");
@@ -354,7 +354,11 @@ fn the_tunnel_device_is_external_silent_and_takes_the_largest_packets() {
 #[test]
 fn the_tunnel_device_is_kept_while_its_settings_are_right() {
     let host = Namespace::new("host");
-    let create = async |netlink: Netlink| netlink.create_tunnel("ovl-tunnel", 4789).await.unwrap();
+    let create = async |netlink: Netlink| {
+        let ifindex = netlink.create_tunnel("ovl-tunnel", 4789).await.unwrap();
+        netlink.start_tunnel(ifindex, 4789).await.unwrap();
+        ifindex
+    };
     let first = host.inside(create);
     host.ip("link set ovl-tunnel down mtu 1400");
     let again = host.inside(create);
@@ -371,7 +375,10 @@ fn the_tunnel_device_is_kept_while_its_settings_are_right() {
 #[test]
 fn the_tunnel_device_takes_neither_name_nor_port_from_another() {
     let host = Namespace::new("host");
-    let create = async |netlink: Netlink| netlink.create_tunnel("ovl-tunnel", 4789).await;
+    let create = async |netlink: Netlink| {
+        let ifindex = netlink.create_tunnel("ovl-tunnel", 4789).await?;
+        netlink.start_tunnel(ifindex, 4789).await
+    };
 
     host.ip("link add ovl-tunnel type bridge");
     let taken = host.inside(create);
@@ -384,8 +391,8 @@ fn the_tunnel_device_takes_neither_name_nor_port_from_another() {
         host.ip("link set other up");
         let taken = host.inside(create);
         assert!(matches!(taken, Err(NetlinkError::PortTaken(4789))), "{other}: {taken:?}");
-        assert!(!host.ifnames().contains(&"ovl-tunnel".to_owned()), "{other}: left behind");
         host.ip("link del other");
+        host.inside(async |netlink| netlink.delete_by_name("ovl-tunnel").await).unwrap();
     }
 }
 

@@ -1,11 +1,16 @@
 //! Removing everything of ours from this host, and nothing else: `overlay-agent --cleanup`.
 
-use std::{fs, io};
+use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
 
 use super::{locks, underlay};
-use crate::{config::Config, datapath::bpffs, netlink::Netlink, paths};
+use crate::{
+    config::Config,
+    datapath::bpffs::{self, gone_is_success},
+    netlink::Netlink,
+    paths,
+};
 
 /// Takes programs, maps, devices and files of this agent away. Goes on past failures and reports the first.
 ///
@@ -21,11 +26,24 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let neighbours = forget_neighbours(&netlink, config).await;
     let devices = remove_devices(&netlink).await;
     let pins = bpffs::remove(&config.paths.bpffs_dir).map_err(anyhow::Error::from);
-    let socket = match fs::remove_file(config.paths.socket()) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("remove the socket"),
-        _ => Ok(()),
-    };
-    neighbours.and(devices).and(pins).and(socket)
+    let files = remove_files(config);
+    neighbours.and(devices).and(pins).and(files)
+}
+
+/// Socket, verifier logs, locks (ours while we hold them), and the run directory if that was all in it. The
+/// state directory keeps the node's identity.
+fn remove_files(config: &Config) -> anyhow::Result<()> {
+    let paths = &config.paths;
+    let logs = fs::read_dir(&paths.run_dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log");
+    let verifier_logs = logs.filter(is_log).filter(|path| path.to_string_lossy().contains("/verifier-"));
+    let ours = [paths.socket(), paths.lock(), paths.state_lock(), paths.pin_lock()];
+    for path in verifier_logs.chain(ours) {
+        gone_is_success(fs::remove_file(&path)).with_context(|| format!("remove {}", path.display()))?;
+    }
+    // Other people's files in it keep it.
+    let _ = fs::remove_dir(&paths.run_dir);
+    Ok(())
 }
 
 /// Takes the neighbours back that the kernel keeps resolved for us; others stay.

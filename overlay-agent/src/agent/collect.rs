@@ -24,8 +24,8 @@ pub async fn halves(parts: &Parts, cluster: &Cluster, local: &Local) {
     }
     let recorded = cluster.endpoints.keys().map(paths::host_veth);
     let known: BTreeSet<String> = recorded.chain(parts.in_progress.host_veths()).collect();
-    for name in parts.host.veth_names().filter(|name| !known.contains(*name)) {
-        collect_veth(parts, name).await;
+    for veth in parts.host.veths().filter(|veth| !known.contains(&veth.name)) {
+        collect_veth(parts, &veth.name).await;
     }
 }
 

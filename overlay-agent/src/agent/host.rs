@@ -82,17 +82,12 @@ impl Host {
         &self.netlink
     }
 
-    /// Looks at the devices: the underlay as it is now, the tunnel device (made anew if somebody removed
-    /// it), the host veths.
+    /// Looks at the devices: the tunnel device (made anew if somebody removed it) and the host veths.
     ///
     /// # Errors
-    /// If the kernel does not say, or the underlay cannot be used any more.
-    pub async fn look(&mut self) -> Result<(), UnderlayError> {
+    /// If the kernel does not say, or the tunnel device cannot be made.
+    pub async fn look(&mut self) -> Result<(), NetlinkError> {
         self.links = self.netlink.links().await?;
-        let name = &self.link.name;
-        let link = self.links.iter().find(|l| l.name == *name);
-        self.link = link.cloned().ok_or_else(|| UnderlayError::NoDevice(name.clone()))?;
-        self.underlay = underlay::describe(&self.netlink, &self.link, self.advertise).await?;
         if !self.links.iter().any(|l| l.ifindex == self.tunnel_ifindex) {
             self.tunnel_ifindex = self.netlink.create_tunnel(paths::TUNNEL_IFNAME, self.vxlan_port).await?;
         }
@@ -101,6 +96,29 @@ impl Host {
             tracing::debug!(reason = %e, "containers send without headroom");
         }
         Ok(())
+    }
+
+    /// Looks at the underlay as it is now. If it cannot be used just now, what was known of it stays: what
+    /// does not need it, as policy on this host, must not wait for it.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub async fn look_at_underlay(&mut self) -> Result<(), UnderlayError> {
+        let name = &self.link.name;
+        let link = self.links.iter().find(|l| l.name == *name);
+        let link = link.cloned().ok_or_else(|| UnderlayError::NoDevice(name.clone()))?;
+        self.underlay = underlay::describe(&self.netlink, &link, self.advertise).await?;
+        self.link = link;
+        Ok(())
+    }
+
+    /// Brings the tunnel device up, once its program is attached.
+    ///
+    /// # Errors
+    /// If its port is another's, or the kernel refuses.
+    pub async fn start_tunnel(&self) -> Result<(), NetlinkError> {
+        let is_up = self.links.iter().any(|l| l.ifindex == self.tunnel_ifindex && l.up);
+        if is_up { Ok(()) } else { self.netlink.start_tunnel(self.tunnel_ifindex, self.vxlan_port).await }
     }
 
     /// Makes tunnel device and host veths ports of the headroom bridge, the device that needs it first.
@@ -130,9 +148,9 @@ impl Host {
             .collect()
     }
 
-    /// Names of all devices that look like host veths of ours.
-    pub fn veth_names(&self) -> impl Iterator<Item = &str> {
-        self.links.iter().map(|l| l.name.as_str()).filter(|name| paths::is_host_veth(name))
+    /// All devices that are host veths of ours, with a record or without.
+    pub fn veths(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().filter(|l| paths::is_host_veth(&l.name))
     }
 
     /// Finds the next hops of VTEPs that are new, asks the kernel to keep them resolved, and forgets those

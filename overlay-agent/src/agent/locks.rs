@@ -1,10 +1,11 @@
-//! One agent for each network namespace, run directory and pin directory.
+//! One agent for each network namespace, run directory, state directory and pin directory.
 
 use std::{
     fs::{self, File, OpenOptions},
     io,
     os::{linux::net::SocketAddrExt as _, unix::net::SocketAddr, unix::net::UnixListener},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -51,11 +52,25 @@ pub struct Locks {
 /// # Errors
 /// If another agent holds one, or one cannot be made.
 pub fn take(paths: &Paths) -> Result<Locks, LockError> {
-    let namespace = lock_namespace()?;
+    let namespace = patiently(lock_namespace)?;
     let run = lock_file(&paths.lock(), &paths.run_dir, "run-dir")?;
-    // The BPF file system takes no files of ours, so its lock lies beside the run directory's.
-    let pins = lock_file(&pin_lock(&paths.bpffs_dir), &paths.bpffs_dir, "bpffs-dir")?;
-    Ok(Locks { _namespace: namespace, _files: vec![run, pins] })
+    // With the state directory goes the node's identity: two agents with one would take each other's containers.
+    let state = lock_file(&paths.state_lock(), &paths.state_dir, "state-dir")?;
+    let pins = lock_file(&paths.pin_lock(), &paths.bpffs_dir, "bpffs-dir")?;
+    Ok(Locks { _namespace: namespace, _files: vec![run, state, pins] })
+}
+
+/// Asks for a lock again for a moment: a predecessor that was killed may not be quite gone.
+fn patiently<T>(attempt: impl Fn() -> Result<T, LockError>) -> Result<T, LockError> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    const ATTEMPTS: usize = 20;
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(LockError::NamespaceTaken | LockError::DirectoryTaken { .. }) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    attempt()
 }
 
 fn lock_namespace() -> Result<UnixListener, LockError> {
@@ -68,6 +83,10 @@ fn lock_namespace() -> Result<UnixListener, LockError> {
 }
 
 fn lock_file(file: &Path, dir: &Path, flag: &'static str) -> Result<Flock<File>, LockError> {
+    patiently(|| try_lock_file(file, dir, flag))
+}
+
+fn try_lock_file(file: &Path, dir: &Path, flag: &'static str) -> Result<Flock<File>, LockError> {
     let fail = |source| LockError::Io { path: file.to_owned(), source };
     if let Some(parent) = file.parent() {
         fs::create_dir_all(parent).map_err(fail)?;
@@ -77,9 +96,4 @@ fn lock_file(file: &Path, dir: &Path, flag: &'static str) -> Result<Flock<File>,
         nix::errno::Errno::EWOULDBLOCK => LockError::DirectoryTaken { path: dir.to_owned(), flag },
         other => fail(other.into()),
     })
-}
-
-fn pin_lock(bpffs_dir: &Path) -> PathBuf {
-    let name = bpffs_dir.to_string_lossy().trim_matches('/').replace('/', "-");
-    Path::new("/run/lock").join(format!("overlay-{name}.lock"))
 }

@@ -4,13 +4,18 @@
 //! is restarted, or stopped for an hour, costs no packet. The sign of life says whether the agent runs, and
 //! keeps a second node from taking the same name.
 
-use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, io, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::{oneshot, watch},
+    time::sleep,
+};
+
+use super::reconciler::Report;
 
 use crate::{
     config::Config,
-    model::{Name, Node, NodeAlive, keys::Key},
+    model::{Cluster, Name, Node, NodeAlive, keys::Key},
     netlink::Link,
     reconcile::desired::Underlay,
     store::{Entry, LeaseId, LeaseState, Outcome, Store, StoreError, Transaction},
@@ -36,6 +41,36 @@ pub enum MembershipError {
         /// The other node's VTEP address, if its record can be read.
         vtep: String,
     },
+    /// The name belongs to a node that has containers.
+    #[error(
+        "node {name} has {endpoints} containers under another identity: start it with the state directory that it had, or give this node another name with --node"
+    )]
+    OtherIdentity {
+        /// The name.
+        name: Name,
+        /// How many.
+        endpoints: usize,
+    },
+    /// Another node has the address.
+    #[error(
+        "running node {name} has the VTEP address {vtep} already: give this one another with --advertise"
+    )]
+    AddressTaken {
+        /// That node.
+        name: Name,
+        /// The address.
+        vtep: Ipv4Addr,
+    },
+    /// This host has containers of which the store knows nothing.
+    #[error(
+        "this host has {veths} containers attached, but the store knows nothing of node {name}: it was wiped or is another one; put it back, or take the containers away with `overlay-agent --cleanup`"
+    )]
+    Wiped {
+        /// This node.
+        name: Name,
+        /// How many host veths there are.
+        veths: usize,
+    },
     /// The node's identity cannot be read or written.
     #[error("node identity {}: {source}", .path.display())]
     Identity {
@@ -47,6 +82,9 @@ pub enum MembershipError {
     /// The store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store has lost the node's record.
+    #[error("the store knows nothing of node {0} any more")]
+    Forgotten(Name),
     /// The node's keys change under it all the time.
     #[error("node {0} cannot be registered: its keys in the store keep changing")]
     Contended(Name),
@@ -56,6 +94,8 @@ pub enum MembershipError {
 #[derive(Clone, Debug)]
 pub struct Identity {
     record: Node,
+    /// Its VTEP address is the underlay's, whatever that becomes.
+    follows_underlay: bool,
 }
 
 impl Identity {
@@ -71,16 +111,23 @@ impl Identity {
             vxlan_port: config.vxlan_port,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        Ok(Self { record })
+        Ok(Self { record, follows_underlay: config.advertise.is_none() })
     }
 }
 
 /// A node that is part of the cluster while this is held.
 pub struct Membership {
     lost: oneshot::Receiver<MembershipError>,
+    error: watch::Receiver<Option<String>>,
 }
 
 impl Membership {
+    /// Why the last sign of life could not be given.
+    #[must_use]
+    pub fn errors(&self) -> watch::Receiver<Option<String>> {
+        self.error.clone()
+    }
+
     /// Waits for the membership to be lost for good; it is renewed through failures of the store.
     pub async fn kept(self) -> MembershipError {
         match self.lost.await {
@@ -90,44 +137,109 @@ impl Membership {
     }
 }
 
-/// Fails if another running node has this node's name, before anything is touched.
+/// Fails if this node may not join, before anything is touched: its name or address is another's, or the
+/// store has lost what it knew of the `veths` containers on this host.
 ///
 /// # Errors
 /// If so, or if the store does not answer.
-pub async fn check_name(store: &dyn Store, identity: &Identity) -> Result<(), MembershipError> {
-    let key = Key::Alive(identity.record.name.clone()).to_string();
-    let Some(entry) = store.get(&key).await? else { return Ok(()) };
-    check_owner(store, &identity.record, &entry).await
+pub async fn check(
+    store: &dyn Store,
+    cluster: &Cluster,
+    identity: &Identity,
+    veths: usize,
+) -> Result<(), MembershipError> {
+    let record = &identity.record;
+    if let Some(alive) = store.get(&Key::Alive(record.name.clone()).to_string()).await? {
+        check_owner(store, record, &alive).await?;
+    }
+    check_address(cluster, record)?;
+    let endpoints = cluster.endpoints.values().filter(|e| e.record.node == record.name).count();
+    match cluster.nodes.get(&record.name) {
+        Some(known) if known.record.id != record.id && endpoints > 0 => {
+            Err(MembershipError::OtherIdentity { name: record.name.clone(), endpoints })
+        }
+        None if veths > 0 => Err(MembershipError::Wiped { name: record.name.clone(), veths }),
+        _ => Ok(()),
+    }
 }
 
-/// Registers this node and keeps its sign of life.
+fn check_address(cluster: &Cluster, record: &Node) -> Result<(), MembershipError> {
+    let others = cluster.nodes.values().map(|n| &n.record).filter(|n| n.name != record.name);
+    match others.filter(|n| cluster.alive.contains(&n.name)).find(|n| n.vtep == record.vtep) {
+        None => Ok(()),
+        Some(other) => Err(MembershipError::AddressTaken { name: other.name.clone(), vtep: record.vtep }),
+    }
+}
+
+/// Registers this node, and from then on keeps its sign of life.
 ///
 /// # Errors
 /// If another node has the name, or the store does not answer.
 pub async fn join(store: Arc<dyn Store>, identity: Identity) -> Result<Membership, MembershipError> {
     let lease = register(store.as_ref(), &identity.record).await?;
     let (sender, lost) = oneshot::channel();
+    let (error, error_receiver) = watch::channel(None);
     tokio::spawn(async move {
-        let error = keep(store.as_ref(), &identity.record, lease).await;
+        let reason = keep(store.as_ref(), &identity.record, lease, &error).await;
         // The agent is gone if nobody waits for this.
-        let _ = sender.send(error);
+        let _ = sender.send(reason);
     });
-    Ok(Membership { lost })
+    Ok(Membership { lost, error: error_receiver })
 }
 
 /// Renews the lease until another node takes the name.
-async fn keep(store: &dyn Store, record: &Node, mut lease: LeaseId) -> MembershipError {
+async fn keep(
+    store: &dyn Store,
+    record: &Node,
+    mut lease: LeaseId,
+    error: &watch::Sender<Option<String>>,
+) -> MembershipError {
     loop {
         sleep(KEEP_ALIVE).await;
         let renewed = match store.keep_alive(lease).await {
             Ok(LeaseState::Alive) => Ok(lease),
-            Ok(LeaseState::Gone) => register(store, record).await,
+            Ok(LeaseState::Gone) => return_to(store, record).await,
             Err(e) => Err(e.into()),
         };
         match renewed {
-            Ok(current) => lease = current,
+            Ok(current) => {
+                lease = current;
+                error.send_replace(None);
+            }
             Err(e @ MembershipError::NameTaken { .. }) => return e,
-            Err(e) => tracing::warn!(reason = %e, "sign of life not given"),
+            Err(e) => {
+                tracing::warn!(reason = %e, "sign of life not given");
+                error.send_replace(Some(e.to_string()));
+            }
+        }
+    }
+}
+
+/// Gives a sign of life again after the lease ran out, unless the store has lost this node altogether: then
+/// it was wiped, and to go on as if nothing had happened would take the containers away.
+async fn return_to(store: &dyn Store, record: &Node) -> Result<LeaseId, MembershipError> {
+    match store.get(&Key::Node(record.name.clone()).to_string()).await? {
+        Some(_) => register(store, record).await,
+        None => Err(MembershipError::Forgotten(record.name.clone())),
+    }
+}
+
+/// Writes the node's record anew when the underlay's address changes, until the reconciler ends.
+pub async fn announce(store: Arc<dyn Store>, identity: Identity, mut reports: watch::Receiver<Report>) {
+    let Identity { mut record, follows_underlay } = identity;
+    while follows_underlay && reports.changed().await.is_ok() {
+        let addr = reports.borrow_and_update().underlay.addr;
+        if addr == record.vtep {
+            continue;
+        }
+        let moved = Node { vtep: addr, ..record.clone() };
+        match store.commit(Transaction::new().put(Key::Node(moved.name.clone()), &moved)).await {
+            Ok(_) => {
+                tracing::info!(from = %record.vtep, to = %moved.vtep, "VTEP address changed");
+                record = moved;
+            }
+            // The next report, two seconds on, tries again.
+            Err(e) => tracing::warn!(reason = %e, "VTEP address not announced"),
         }
     }
 }

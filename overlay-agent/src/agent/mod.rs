@@ -35,7 +35,7 @@ use crate::{
     api,
     config::Config,
     datapath::{Datapath, DatapathError, bpffs},
-    netlink::Netlink,
+    netlink::{Netlink, NetlinkError},
     paths,
     service::{Context, InProgress, Service},
     store,
@@ -56,7 +56,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let store = store::open(&config.store).await?;
     let mirror = mirror::follow(Arc::clone(&store)).await?;
     let identity = membership::Identity::load(&config, &underlay)?;
-    membership::check_name(store.as_ref(), &identity).await?;
+    let veths = netlink.links().await?.iter().filter(|link| paths::is_host_veth(&link.name)).count();
+    membership::check(store.as_ref(), &mirror.now(), &identity, veths).await?;
+    check_port(&netlink, config.vxlan_port).await?;
     // Everything that may refuse has been asked; from here on the host is changed.
     let warnings: Vec<String> = bpffs::prepare(&config.paths.bpffs_dir)?.into_iter().collect();
     for warning in &warnings {
@@ -67,7 +69,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tokio::spawn(log.run());
     }
     let datapath = Arc::new(Mutex::new(datapath));
-    let membership = membership::join(Arc::clone(&store), identity).await?;
+    let membership = membership::join(Arc::clone(&store), identity.clone()).await?;
+    // The first pass must find this node in the cluster: a store without it counts as wiped.
+    let node = config.node.clone();
+    until(mirror.cluster(), |cluster| cluster.nodes.contains_key(&node))
+        .await
+        .context("the store went away")?;
     let tunnel_ifindex = netlink.create_tunnel(paths::TUNNEL_IFNAME, config.vxlan_port).await?;
     let in_progress = Arc::new(InProgress::default());
     let host = host::Host::new(&config, netlink.clone(), underlay, tunnel_ifindex);
@@ -79,11 +86,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         cluster: mirror.cluster(),
         in_progress: Arc::clone(&in_progress),
     })?;
+    tokio::spawn(membership::announce(Arc::clone(&store), identity, reconciler.reports()));
     let socket = config.paths.socket();
     let listener = api::server::bind(&socket).with_context(|| format!("bind {}", socket.display()))?;
-    let node = config.node.clone();
     tracing::info!(%node, socket = %socket.display(), store = store.url(), "serving");
-    let context = Context { config, store, mirror, netlink, datapath, reconciler, in_progress, warnings };
+    let sign_of_life = membership.errors();
+    let context =
+        Context { config, store, mirror, sign_of_life, netlink, datapath, reconciler, in_progress, warnings };
     let service = Arc::new(Service::new(context));
     tokio::select! {
         served = api::server::serve(listener, service, stopped()) => served.context("serve the API")?,
@@ -91,6 +100,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!(%node, "stopped; the data path stays");
     Ok(())
+}
+
+/// Whether the VXLAN port is free: a device of our own has it rightly.
+async fn check_port(netlink: &Netlink, port: u16) -> anyhow::Result<()> {
+    if netlink.link_by_name(paths::TUNNEL_IFNAME).await?.is_some() {
+        return Ok(());
+    }
+    std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, port))
+        .map(drop)
+        .map_err(|_| NetlinkError::PortTaken(port).into())
 }
 
 /// A signal that asks the agent to end.

@@ -26,7 +26,7 @@ use crate::{
         Datapath, DatapathError,
         links::{Hook, HookKind},
     },
-    model::{Cluster, EndpointId},
+    model::{Cluster, EndpointId, Name},
     netlink::{self, EventStream, NetlinkError},
     paths,
     reconcile::{Local, Plan, Tables, desired, desired::Underlay},
@@ -104,6 +104,12 @@ impl Handle {
         self.report.borrow().clone()
     }
 
+    /// The reports of all passes to come.
+    #[must_use]
+    pub fn reports(&self) -> watch::Receiver<Report> {
+        self.report.clone()
+    }
+
     /// Waits until the first pass is done.
     pub async fn ready(&self) {
         until(self.report.clone(), |report| report.ready).await;
@@ -154,6 +160,12 @@ struct Reconciler {
 enum PassError {
     #[error(transparent)]
     Underlay(#[from] super::underlay::UnderlayError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(
+        "the store knows nothing of node {0} any more: it was wiped or replaced; the data path stays as it is; put the store back, or restart the agent"
+    )]
+    Wiped(Name),
     #[error(transparent)]
     Datapath(#[from] DatapathError),
 }
@@ -221,7 +233,11 @@ impl Reconciler {
     }
 
     async fn pass(&mut self, cluster: &Cluster) -> Result<(), PassError> {
+        if !cluster.nodes.contains_key(self.parts.host.node()) {
+            return Err(PassError::Wiped(self.parts.host.node().clone()));
+        }
         self.parts.host.look().await?;
+        let underlay = self.parts.host.look_at_underlay().await;
         self.parts.host.resolve(cluster).await;
         let observed = self.observe()?;
         let hook = self.parts.xdp.hook(self.parts.host.underlay().0);
@@ -233,9 +249,11 @@ impl Reconciler {
             lock(&self.parts.datapath).apply(&plan)?;
         }
         self.written = Some(desired);
-        self.attach(&local, hook)?;
+        let attached = self.attach(&local, hook);
         collect::halves(&self.parts, cluster, &local).await;
-        Ok(())
+        attached?;
+        self.parts.host.start_tunnel().await?;
+        Ok(underlay?)
     }
 
     /// What the maps hold: what we wrote, or, where that is not known or not to be trusted, what the
@@ -287,9 +305,10 @@ impl Reconciler {
             ifindex: local.tunnel_ifindex,
             kind: HookKind::Ingress(program::FROM_TUNNEL),
         };
-        let veths = local.host_veths.iter().map(|(id, ifindex)| Hook {
-            ifname: paths::host_veth(id),
-            ifindex: *ifindex,
+        // Also those without a record: what they send is dropped, not handed to the host.
+        let veths = self.parts.host.veths().map(|veth| Hook {
+            ifname: veth.name.clone(),
+            ifindex: veth.ifindex,
             kind: HookKind::Ingress(program::FROM_ENDPOINT),
         });
         // The tunnel device before the underlay: nothing may come out of it unchecked.

@@ -20,6 +20,9 @@ pub enum UnderlayError {
     /// It leads nowhere.
     #[error("device {0} leads to no other host: name the one that does with --underlay")]
     Loopback(String),
+    /// No other host can send there.
+    #[error("{0} cannot be a VTEP address: name one with --advertise that other hosts can send to")]
+    Advertise(Ipv4Addr),
     /// It has no address.
     #[error("device {0} has no IPv4 address: give it one, or name another device with --underlay")]
     NoAddress(String),
@@ -41,6 +44,9 @@ const MIN_MTU: u32 = 68 + overlay_common::wire::outer::MTU_OVERHEAD as u32;
 /// # Errors
 /// If there is none that can be used.
 pub async fn find(netlink: &Netlink, config: &Config) -> Result<(Link, Underlay), UnderlayError> {
+    if let Some(addr) = config.advertise.filter(|a| !can_be_reached(*a)) {
+        return Err(UnderlayError::Advertise(addr));
+    }
     let link = match &config.underlay {
         Some(name) => {
             netlink.link_by_name(name).await?.ok_or_else(|| UnderlayError::NoDevice(name.clone()))?
@@ -80,6 +86,10 @@ pub async fn describe(
         mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
         generic_checksum: netlink.has_generic_checksum(&link.name).await?,
     })
+}
+
+fn can_be_reached(addr: Ipv4Addr) -> bool {
+    !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.is_broadcast())
 }
 
 async fn default_device(netlink: &Netlink) -> Result<Link, UnderlayError> {

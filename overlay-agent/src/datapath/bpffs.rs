@@ -77,13 +77,17 @@ fn lock_mounts() -> io::Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
+/// Whether whoever started the agent, or the first process, lives in another mount namespace. One that cannot
+/// be looked at says nothing.
 fn in_private_mount_namespace() -> bool {
-    let namespace = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|m| m.ino());
-    matches!((namespace("self"), namespace("1")), (Ok(own), Ok(first)) if own != first)
+    let namespace = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|m| m.ino()).ok();
+    let own = namespace("self");
+    let parent = nix::unistd::getppid().to_string();
+    [parent.as_str(), "1"].into_iter().filter_map(namespace).any(|other| own.is_some_and(|own| own != other))
 }
 
 /// Removing what is not there has succeeded.
-pub(super) fn gone_is_success(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn gone_is_success(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -60,6 +60,10 @@ impl Hook {
         }
     }
 
+    fn device_is_there(&self) -> bool {
+        nix::net::if_::if_nametoindex(self.ifname.as_str()).is_ok_and(|ifindex| ifindex == self.ifindex)
+    }
+
     fn error(&self, reason: &dyn Display) -> DatapathError {
         DatapathError::Attach {
             program: self.program(),
@@ -82,8 +86,8 @@ impl Links {
 
     /// Makes exactly `hooks` carry our programs. Returns how many that we held were found broken.
     ///
-    /// A device that cannot be served, as when it vanishes this moment, does not keep the others from being
-    /// served; the first failure is returned at the end.
+    /// A device that vanishes this moment needs nothing any more. One that cannot be served does not keep the
+    /// others from being served; the first failure is returned at the end.
     pub(super) fn ensure(&mut self, ebpf: &mut Ebpf, hooks: &[Hook]) -> Result<usize, DatapathError> {
         self.create_pin_dir()?;
         self.remove_others(hooks)?;
@@ -92,6 +96,7 @@ impl Links {
         for hook in hooks {
             match self.ensure_one(ebpf, hook) {
                 Ok(was_broken) => repaired += usize::from(was_broken),
+                Err(_) if !hook.device_is_there() => {}
                 Err(e) => failure = failure.or(Some(e)),
             }
         }

@@ -4,7 +4,7 @@ use std::{borrow::Borrow, collections::BTreeMap};
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, lpm_trie::Key},
 };
 use overlay_common::{
     abi::map,
@@ -105,6 +105,7 @@ impl Maps {
         self.fdb.delete(&plan.fdb)?;
         self.endpoints.delete(&plan.endpoints)?;
         self.delete_stats(&plan.endpoints)?;
+        self.retire_drops(&plan.endpoints.delete)?;
         self.vtep_members.delete(&plan.vtep_members)?;
         let unused: Vec<_> = plan.vteps.delete.iter().map(|index| (*index, Vtep::default())).collect();
         self.put_vteps(&unused)?;
@@ -150,9 +151,34 @@ impl Maps {
             map: table.name,
             source: e.into(),
         })?;
-        let zero = aya::maps::PerCpuValues::try_from(vec![EndpointStats::default(); cpus])
+        let zero = PerCpuValues::try_from(vec![EndpointStats::default(); cpus])
             .map_err(|e| DatapathError::Map { operation: "size", map: table.name, source: e.into() })?;
         table.map.insert(ifindex, zero, 0).map_err(table.fail("write"))
+    }
+
+    /// Hands the drop counts of endpoints that are gone to their networks: the map must not grow with every
+    /// container that ever was.
+    fn retire_drops(&mut self, ifindices: &[u32]) -> Result<(), DatapathError> {
+        if ifindices.is_empty() {
+            return Ok(());
+        }
+        let table = &mut self.drops;
+        let rows: Vec<_> = table.map.iter().collect::<Result<_, _>>().map_err(table.fail("read"))?;
+        for (key, counts) in rows.into_iter().filter(|(key, _)| ifindices.contains(&key.ifindex)) {
+            let network = DropKey { ifindex: 0, ..key };
+            let sum = match table.map.get(&network, 0) {
+                Ok(known) => known.iter().zip(counts.iter()).map(|(a, b)| *a + *b).collect(),
+                Err(_) => counts.to_vec(),
+            };
+            let sum = PerCpuValues::try_from(sum).map_err(|e| DatapathError::Map {
+                operation: "size",
+                map: table.name,
+                source: e.into(),
+            })?;
+            table.map.insert(network, sum, 0).map_err(table.fail("write"))?;
+            gone_is_success(table.map.remove(&key)).map_err(table.fail("delete from"))?;
+        }
+        Ok(())
     }
 
     fn delete_stats(&mut self, edits: &Edits<u32, Endpoint>) -> Result<(), DatapathError> {

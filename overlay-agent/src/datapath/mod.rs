@@ -29,7 +29,9 @@ use maps::Maps;
 
 /// The data path of this host.
 pub struct Datapath {
+    paths: Paths,
     ebpf: aya::Ebpf,
+    map_ids: object::MapIds,
     maps: Maps,
     links: Links,
     log: Option<log::Reader>,
@@ -42,9 +44,10 @@ impl Datapath {
     /// If the kernel lacks what is needed, or refuses: the error names it.
     pub fn load(paths: &Paths, object: &std::path::Path, log: BpfLog) -> Result<Self, DatapathError> {
         let mut ebpf = object::load(paths, object, log)?;
+        let map_ids = object::map_ids(paths)?;
         let maps = Maps::take(&mut ebpf)?;
         let log = log::Reader::take(&mut ebpf, log)?;
-        Ok(Self { ebpf, maps, links: Links::new(paths), log })
+        Ok(Self { paths: paths.clone(), ebpf, map_ids, maps, links: Links::new(paths), log })
     }
 
     /// The stream of log records, once, if the programs log at all.
@@ -68,12 +71,16 @@ impl Datapath {
         self.maps.apply(plan)
     }
 
-    /// Makes exactly these hooks carry our programs; returns how many were not as we left them.
+    /// Makes exactly these hooks carry our programs, and all pins be there; returns how many were not as we
+    /// left them.
     ///
     /// # Errors
-    /// If a program cannot be attached.
+    /// If a program cannot be attached, or a pin not be made.
     pub fn attach(&mut self, hooks: &[Hook]) -> Result<usize, DatapathError> {
-        self.links.ensure(&mut self.ebpf, hooks)
+        let links = self.links.ensure(&mut self.ebpf, hooks)?;
+        let programs = object::ensure_programs_pinned(&mut self.ebpf, &self.paths)?;
+        let maps = object::ensure_maps_pinned(&self.map_ids, &self.paths)?;
+        Ok(links + programs + maps)
     }
 
     /// The maps.

@@ -7,6 +7,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
+    maps::MapData,
     programs::{ProgramError, SchedClassifier, Xdp},
     util::KernelVersion,
 };
@@ -32,7 +33,10 @@ pub const PINNED_MAPS: [&str; 11] = [
 ];
 
 /// The programs for socket buffers.
-pub const CLASSIFIERS: [&str; 3] = [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL];
+const CLASSIFIERS: [&str; 3] = [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL];
+/// All programs.
+const PROGRAMS: [&str; 4] =
+    [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL, program::XDP_UNDERLAY];
 
 /// Loads object and programs. Maps that are pinned already are taken over with their content.
 pub(super) fn load(paths: &Paths, object: &Path, log: BpfLog) -> Result<Ebpf, DatapathError> {
@@ -48,8 +52,61 @@ pub(super) fn load(paths: &Paths, object: &Path, log: BpfLog) -> Result<Ebpf, Da
         .load_file(object)
         .map_err(|e| DatapathError::Load { path: object.to_owned(), source: Box::new(e) })?;
     load_programs(&mut ebpf, paths)?;
-    pin_programs(&mut ebpf, paths)?;
+    for name in PROGRAMS {
+        unpin(&paths.programs().join(name))?;
+    }
+    ensure_programs_pinned(&mut ebpf, paths)?;
     Ok(ebpf)
+}
+
+/// A map by its id: what finds it again when its pin is gone.
+pub(super) type MapIds = Vec<(&'static str, u32)>;
+
+/// The ids of the maps as loading pinned them.
+pub(super) fn map_ids(paths: &Paths) -> Result<MapIds, DatapathError> {
+    let id = |name: &'static str| {
+        let path = paths.maps().join(name);
+        let info = MapData::from_pin(&path).and_then(|map| map.info()).map_err(|e| pin_error(&path, &e))?;
+        Ok((name, info.id()))
+    };
+    PINNED_MAPS.into_iter().map(id).collect()
+}
+
+/// Pins the maps again whose pins somebody removed; returns how many.
+pub(super) fn ensure_maps_pinned(ids: &MapIds, paths: &Paths) -> Result<usize, DatapathError> {
+    create_dir(&paths.maps())?;
+    let mut repaired = 0;
+    for (name, id) in ids {
+        let path = paths.maps().join(name);
+        if !path.exists() {
+            let map = MapData::from_id(*id).map_err(|e| pin_error(&path, &e))?;
+            map.pin(&path).map_err(|e| pin_error(&path, &e))?;
+            repaired += 1;
+        }
+    }
+    Ok(repaired)
+}
+
+/// Pins the programs that are not pinned; returns how many.
+pub(super) fn ensure_programs_pinned(ebpf: &mut Ebpf, paths: &Paths) -> Result<usize, DatapathError> {
+    create_dir(&paths.programs())?;
+    let mut repaired = 0;
+    for (name, program) in ebpf.programs_mut() {
+        let path = paths.programs().join(name);
+        if !path.exists() {
+            program.pin(&path).map_err(|e| pin_error(&path, &e))?;
+            repaired += 1;
+        }
+    }
+    Ok(repaired)
+}
+
+fn unpin(path: &Path) -> Result<(), DatapathError> {
+    gone_is_success(fs::remove_file(path)).map_err(|e| pin_error(path, &e))
+}
+
+fn pin_error(path: &Path, reason: &dyn std::fmt::Display) -> DatapathError {
+    DatapathError::Pin { path: path.to_owned(), reason: reason.to_string() }
 }
 
 /// The program of this name, ready to be attached.
@@ -94,18 +151,6 @@ fn load_programs(ebpf: &mut Ebpf, paths: &Paths) -> Result<(), DatapathError> {
         classifier(ebpf, name)?.load().map_err(|e| program_error(name, &e, paths))?;
     }
     xdp(ebpf)?.load().map_err(|e| program_error(program::XDP_UNDERLAY, &e, paths))
-}
-
-/// Pins the programs of this agent in place of its predecessor's, for `bpftool prog`.
-fn pin_programs(ebpf: &mut Ebpf, paths: &Paths) -> Result<(), DatapathError> {
-    create_dir(&paths.programs())?;
-    for (name, program) in ebpf.programs_mut() {
-        let path = paths.programs().join(name);
-        let fail = |reason| DatapathError::Pin { path: path.clone(), reason };
-        gone_is_success(fs::remove_file(&path)).map_err(|e| fail(e.to_string()))?;
-        program.pin(&path).map_err(|e| fail(e.to_string()))?;
-    }
-    Ok(())
 }
 
 /// A verifier log has thousands of lines: all of it goes to a file, its end into the error.

@@ -99,7 +99,7 @@ impl Cluster {
                 self.networks.insert(name, Versioned { record, revision });
             }
             Key::Vni(vni) => drop(self.vnis.insert(vni)),
-            Key::Subnet(_) => {}
+            Key::Subnet(_) | Key::Mac(..) => {}
             Key::Node(name) => {
                 let record: Node = parse(entry)?;
                 check_same(&record.name, &name)?;
@@ -131,7 +131,7 @@ impl Cluster {
         match key {
             Key::Network(name) => drop(self.networks.remove(&name)),
             Key::Vni(vni) => drop(self.vnis.remove(&vni)),
-            Key::Subnet(_) => {}
+            Key::Subnet(_) | Key::Mac(..) => {}
             Key::Node(name) => drop(self.nodes.remove(&name)),
             Key::Alive(name) => drop(self.alive.remove(&name)),
             Key::Endpoint(network, id) => {

@@ -9,13 +9,14 @@
 //! overlay/v1/endpoints/<network>/<id>        Endpoint
 //! overlay/v1/names/<network>/<endpoint>      id of the endpoint that claimed the name
 //! overlay/v1/addresses/<network>/<ipv4>      Address
+//! overlay/v1/macs/<network>/<mac>            id of the endpoint that claimed it
 //! overlay/v1/policies/<from>/<to>            Policy
 //! ```
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use overlay_common::vni::Vni;
+use overlay_common::{mac::Mac, vni::Vni};
 
 use super::{EndpointId, Name};
 
@@ -41,6 +42,8 @@ pub enum Key {
     EndpointName(Name, Name),
     /// The claim on an address.
     Address(Name, Ipv4Addr),
+    /// The claim on a hardware address.
+    Mac(Name, Mac),
     /// A policy, from one network to another.
     Policy(Name, Name),
 }
@@ -56,6 +59,7 @@ impl std::fmt::Display for Key {
             Self::Endpoint(network, id) => write!(f, "{ROOT}endpoints/{network}/{id}"),
             Self::EndpointName(network, name) => write!(f, "{ROOT}names/{network}/{name}"),
             Self::Address(network, ip) => write!(f, "{ROOT}addresses/{network}/{ip}"),
+            Self::Mac(network, mac) => write!(f, "{ROOT}macs/{network}/{mac}"),
             Self::Policy(from, to) => write!(f, "{ROOT}policies/{from}/{to}"),
         }
     }
@@ -83,6 +87,7 @@ impl std::str::FromStr for Key {
             ["endpoints", network, id] => Self::Endpoint(part(network)?, part(id)?),
             ["names", network, name] => Self::EndpointName(part(network)?, part(name)?),
             ["addresses", network, ip] => Self::Address(part(network)?, part(ip)?),
+            ["macs", network, mac] => Self::Mac(part(network)?, part(mac)?),
             ["policies", from, to] => Self::Policy(part(from)?, part(to)?),
             _ => return Err(InvalidKey),
         };
@@ -105,6 +110,7 @@ mod tests {
     #[case("overlay/v1/endpoints/ov_net1/00112233445566ff")]
     #[case("overlay/v1/names/ov_net1/bbox1")]
     #[case("overlay/v1/addresses/ov_net1/10.0.0.2")]
+    #[case("overlay/v1/macs/ov_net1/02:42:0a:00:00:02")]
     #[case("overlay/v1/policies/ov_net1/ov_net2")]
     fn keys_round_trip(#[case] text: &str) {
         assert_eq!(text.parse::<Key>().unwrap().to_string(), text);

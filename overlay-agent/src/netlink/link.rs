@@ -38,6 +38,8 @@ pub struct InvalidIfname(pub String);
 pub fn check_ifname(name: &str) -> Result<(), InvalidIfname> {
     let length = (1..=IFNAME_MAX).contains(&name.len());
     let valid = length && name != "." && name != ".." && !name.bytes().any(is_bad_byte);
+    // Names that stand for all devices in the kernel's settings; no device can have them.
+    let valid = valid && !matches!(name, "all" | "default");
     if valid { Ok(()) } else { Err(InvalidIfname(name.to_owned())) }
 }
 

@@ -21,15 +21,16 @@ enum Existing {
 }
 
 impl Netlink {
-    /// Makes sure of the collect-metadata vxlan device that receives on a UDP port, up and silent, and
-    /// returns its index. One with the same settings is kept: traffic may be in it.
+    /// Makes sure of the collect-metadata vxlan device that receives on a UDP port, and returns its index. A
+    /// new one is down until [`start_tunnel`](Self::start_tunnel): nothing may come out of it before a program
+    /// looks at it. One with the same settings is kept: traffic may be in it.
     ///
     /// # Errors
     /// If the port or the name is another's, or the kernel refuses.
     pub async fn create_tunnel(&self, name: &str, port: u16) -> Result<u32, NetlinkError> {
         check_ifname(name)?;
         match self.existing_tunnel(name, port).await? {
-            Existing::Same(ifindex) => self.start_tunnel(ifindex, port).await.map(|()| ifindex),
+            Existing::Same(ifindex) => self.prepare_tunnel(ifindex).await.map(|()| ifindex),
             Existing::Other(ifindex) => {
                 self.delete(ifindex).await?;
                 self.new_tunnel(name, port).await
@@ -65,17 +66,24 @@ impl Netlink {
             Err(error) if error.errno() == Some(Errno::EEXIST) => return Err(NetlinkError::PortTaken(port)),
             other => other?,
         }
-        let started = async {
+        let prepared = async {
             let ifindex = self.existing_link(name).await?.ifindex;
-            self.start_tunnel(ifindex, port).await?;
+            self.prepare_tunnel(ifindex).await?;
             Ok(ifindex)
         };
-        self.or_undo(name, started.await).await
+        self.or_undo(name, prepared.await).await
     }
 
-    async fn start_tunnel(&self, ifindex: u32, port: u16) -> Result<(), NetlinkError> {
+    async fn prepare_tunnel(&self, ifindex: u32) -> Result<(), NetlinkError> {
         self.silence_ipv6(ifindex).await?;
-        self.set_mtu(ifindex, TUNNEL_MTU).await?;
+        self.set_mtu(ifindex, TUNNEL_MTU).await
+    }
+
+    /// Brings the tunnel device up.
+    ///
+    /// # Errors
+    /// If the port is another's, or the kernel refuses.
+    pub async fn start_tunnel(&self, ifindex: u32, port: u16) -> Result<(), NetlinkError> {
         match self.set_up(ifindex).await {
             Err(error) if error.errno() == Some(Errno::EADDRINUSE) => Err(NetlinkError::PortTaken(port)),
             other => other,

@@ -4,14 +4,18 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoData, InfoKind, InfoVeth, LinkMessage},
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage},
 };
 use nix::errno::Errno;
-use overlay_common::mac::Mac;
+use overlay_common::{mac::Mac, wire::outer::MAX_INNER_LEN};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{Netlink, NetlinkError, VethSide, check_ifname, request::Mode};
 use crate::netns::NetnsHandle;
+
+/// Longest packet of many segments that the container's kernel may make: the length of the outer packet has
+/// 16 bits.
+const MAX_GSO_LEN: u32 = MAX_INNER_LEN as u32;
 
 /// The container's end of a veth pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +29,9 @@ pub struct ContainerLink {
 }
 
 impl Netlink {
-    /// Makes a veth pair, one end here and up, the other in `ns`, and returns the index of the end here.
+    /// Makes a veth pair, one end here, the other in `ns`, and returns the index of the end here. Both are
+    /// down: while the end here is, nothing that the container sends gets through, so there is time to
+    /// attach a program to it.
     ///
     /// One message makes both ends where they belong, under their names: nothing of it is ever seen
     /// half-made, and if a name is taken on either side, nothing is made at all.
@@ -48,13 +54,12 @@ impl Netlink {
             }
             other => other?,
         }
-        self.or_undo(host_name, self.start_host_side(host_name).await).await
+        self.or_undo(host_name, self.prepare_host_side(host_name).await).await
     }
 
-    async fn start_host_side(&self, host_name: &str) -> Result<u32, NetlinkError> {
+    async fn prepare_host_side(&self, host_name: &str) -> Result<u32, NetlinkError> {
         let ifindex = self.existing_link(host_name).await?.ifindex;
         self.silence_ipv6(ifindex).await?;
-        self.set_up(ifindex).await?;
         Ok(ifindex)
     }
 
@@ -73,6 +78,8 @@ fn veth_message(host_name: &str, ns: &NetnsHandle, container: &ContainerLink) ->
     let peer = LinkUnspec::new_with_name(&container.ifname)
         .address(container.mac.0.to_vec())
         .mtu(mtu)
+        .append_extra_attribute(LinkAttribute::GsoMaxSize(MAX_GSO_LEN))
+        .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(MAX_GSO_LEN))
         .setns_by_fd(ns.as_fd().as_raw_fd())
         .build();
     LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)

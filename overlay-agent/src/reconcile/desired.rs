@@ -109,6 +109,8 @@ fn config(local: &Local) -> Config {
         underlay_mtu: local.underlay.mtu,
         flags: flag(local.underlay.generic_checksum, FLAG_GENERIC_CHECKSUM)
             | flag(local.xdp_decap, FLAG_XDP_DECAP),
+        underlay_mac: local.underlay.mac.0,
+        pad: [0; 2],
     }
 }
 

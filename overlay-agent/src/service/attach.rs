@@ -28,16 +28,19 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
     check_mac(request.mac)?;
     let ns = netns::resolve(&request.netns)?;
     let network = context.network(network)?;
+    let id = EndpointId::random();
+    let attachment = (network.record.name.clone(), ns.identity());
+    let progress = context.in_progress.begin_attach(&id, attachment);
+    let _progress = progress.ok_or_else(|| already_attached(&ns, &network.record.name, "another one"))?;
     check_not_attached(context, &network.record, &ns)?;
     let plan = Plan {
-        id: EndpointId::random(),
+        id,
         ifname: choose_ifname(&ns, request.ifname.as_deref()).await?,
         name: request.name,
         netns: request.netns,
         ip: request.ip,
         mac: request.mac,
     };
-    let _progress = context.in_progress.begin(&plan.id);
     let (endpoint, revision) = claim(context, &network.record.name, &plan, &ns).await?;
     match plumb(context, &ns, &endpoint, &network.record, revision).await {
         Ok(plumbing) => {
@@ -88,13 +91,13 @@ fn check_not_attached(context: &Context, network: &Network, ns: &NetnsHandle) ->
     let cluster = context.cluster();
     match cluster.endpoints_of(&network.name).find(|e| is_local(context, e) && is_in(e, ns)) {
         None => Ok(()),
-        Some(there) => Err(ServiceError::Conflict(format!(
-            "{} is attached to {} already, as {}: detach it first",
-            ns.path().display(),
-            network.name,
-            there.name
-        ))),
+        Some(there) => Err(already_attached(ns, &network.name, there.name.as_str())),
     }
+}
+
+fn already_attached(ns: &NetnsHandle, network: &Name, name: &str) -> ServiceError {
+    let ns = ns.path().display();
+    ServiceError::Conflict(format!("{ns} is attached to {network} already, as {name}: detach it first"))
 }
 
 async fn choose_ifname(ns: &NetnsHandle, wanted: Option<&str>) -> Result<String> {
@@ -124,7 +127,8 @@ struct Plumbing {
     routes: Vec<ContainerRoute>,
 }
 
-/// Makes the devices. The container's end comes up last, when its packets are filtered and its maps filled.
+/// Makes the devices. Nothing that the container sends gets through before its packets are filtered and the
+/// maps filled: until then the host's end is down, whatever the container does with its own.
 async fn plumb(
     context: &Context,
     ns: &NetnsHandle,
@@ -135,8 +139,10 @@ async fn plumb(
     let mtu = network.effective_mtu(&context.reconciler.report().underlay);
     let container = ContainerLink { ifname: endpoint.ifname.clone(), mac: endpoint.mac, mtu };
     let host_name = paths::host_veth(&endpoint.id);
-    context.netlink.create_veth(&host_name, ns, &container).await?;
+    let ifindex = context.netlink.create_veth(&host_name, ns, &container).await?;
     context.in_force(revision).await?;
+    // Now its program is attached and its maps are filled: only now may the container be heard.
+    context.netlink.set_up(ifindex).await?;
     let config = ContainerConfig {
         ifname: endpoint.ifname.clone(),
         address: with_prefix(endpoint.ipv4, network.subnet),

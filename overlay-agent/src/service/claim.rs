@@ -65,6 +65,7 @@ pub(crate) async fn release(
     let transaction = Transaction::new()
         .delete_unchanged(Key::Endpoint(network.clone(), endpoint.id.clone()), revision)
         .delete(Key::EndpointName(network.clone(), endpoint.name.clone()))
+        .delete(Key::Mac(network.clone(), endpoint.mac))
         .put(Key::Address(network.clone(), endpoint.ipv4), &Address::Released);
     store.commit(transaction).await
 }
@@ -122,6 +123,7 @@ fn claiming(endpoint: &Endpoint, network_revision: Revision, choice: &Choice) ->
     let transaction = Transaction::new()
         .unchanged(Key::Network(network.clone()), network_revision)
         .create(Key::EndpointName(network.clone(), endpoint.name.clone()), &endpoint.id)
+        .create(Key::Mac(network.clone(), endpoint.mac), &endpoint.id)
         .create(Key::Endpoint(network.clone(), endpoint.id.clone()), endpoint);
     match choice.previous {
         Some(revision) => transaction.replace(address, revision, &held),

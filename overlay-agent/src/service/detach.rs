@@ -32,7 +32,7 @@ pub async fn detach(context: &Context, network: &Name, request: DetachRequest) -
 
 async fn remove(context: &Context, endpoint: &Versioned<Endpoint>) -> Result<()> {
     let record = &endpoint.record;
-    let _progress = context.in_progress.begin(&record.id);
+    let _progress = context.in_progress.begin_detach(&record.id);
     let outcome = release(context.store.as_ref(), record, endpoint.revision).await?;
     context.netlink.delete_by_name(&paths::host_veth(&record.id)).await?;
     if let Outcome::Committed(revision) = outcome {

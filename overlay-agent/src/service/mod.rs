@@ -20,6 +20,8 @@ mod views;
 
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::watch;
+
 pub(crate) use claim::release;
 pub use error::ServiceError;
 pub use progress::InProgress;
@@ -47,6 +49,8 @@ pub struct Context {
     pub store: Arc<dyn Store>,
     /// The cluster's state, to read it.
     pub mirror: Mirror,
+    /// Why the last sign of life could not be given.
+    pub sign_of_life: watch::Receiver<Option<String>>,
     /// The kernel's devices.
     pub netlink: Netlink,
     /// The kernel side, to read counters and maps.

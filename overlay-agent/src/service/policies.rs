@@ -22,9 +22,10 @@ pub async fn allow(context: &Context, a: &Name, b: &Name) -> Result<Vec<PolicyVi
     }
     check_distinct(context, &net_a.record, &net_b.record)?;
     check_distinct(context, &net_b.record, &net_a.record)?;
+    // The networks are written anew so that of two policies for one network, made at once, one has to look again.
     let transaction = Transaction::new()
-        .unchanged(Key::Network(a.clone()), net_a.revision)
-        .unchanged(Key::Network(b.clone()), net_b.revision)
+        .replace(Key::Network(a.clone()), net_a.revision, &net_a.record)
+        .replace(Key::Network(b.clone()), net_b.revision, &net_b.record)
         .put(Key::Policy(a.clone(), b.clone()), &Policy::Allow)
         .put(Key::Policy(b.clone(), a.clone()), &Policy::Allow);
     commit(context, transaction).await?;

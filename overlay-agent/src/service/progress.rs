@@ -4,15 +4,23 @@
 //! the remains of an accident and collect it.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{Arc, Mutex},
 };
 
-use crate::{agent::lock, model::EndpointId, paths};
+use crate::{
+    agent::lock,
+    model::{EndpointId, Name},
+    netns::NetnsId,
+    paths,
+};
 
-/// The endpoints that are being made or removed.
+/// What is attached to what.
+pub type Attachment = (Name, NetnsId);
+
+/// The endpoints that are being made or removed; those that are being made with what they attach.
 #[derive(Debug, Default)]
-pub struct InProgress(Mutex<BTreeSet<EndpointId>>);
+pub struct InProgress(Mutex<BTreeMap<EndpointId, Option<Attachment>>>);
 
 /// Keeps an endpoint in progress until dropped.
 #[derive(Debug)]
@@ -22,23 +30,35 @@ pub struct Guard {
 }
 
 impl InProgress {
-    /// Marks an endpoint.
+    /// Marks an endpoint that is being made; `None` if the same namespace is just being attached to the same
+    /// network.
     #[must_use]
-    pub fn begin(self: &Arc<Self>, id: &EndpointId) -> Guard {
-        lock(&self.0).insert(id.clone());
+    pub fn begin_attach(self: &Arc<Self>, id: &EndpointId, attachment: Attachment) -> Option<Guard> {
+        let mut endpoints = lock(&self.0);
+        if endpoints.values().flatten().any(|other| *other == attachment) {
+            return None;
+        }
+        endpoints.insert(id.clone(), Some(attachment));
+        Some(Guard { endpoints: Arc::clone(self), id: id.clone() })
+    }
+
+    /// Marks an endpoint that is being removed.
+    #[must_use]
+    pub fn begin_detach(self: &Arc<Self>, id: &EndpointId) -> Guard {
+        lock(&self.0).insert(id.clone(), None);
         Guard { endpoints: Arc::clone(self), id: id.clone() }
     }
 
     /// Whether an endpoint is in progress.
     #[must_use]
     pub fn contains(&self, id: &EndpointId) -> bool {
-        lock(&self.0).contains(id)
+        lock(&self.0).contains_key(id)
     }
 
     /// Names of the host veths that the endpoints in progress have or will have.
     #[must_use]
     pub fn host_veths(&self) -> Vec<String> {
-        lock(&self.0).iter().map(paths::host_veth).collect()
+        lock(&self.0).keys().map(paths::host_veth).collect()
     }
 }
 

@@ -42,7 +42,7 @@ pub fn status(context: &Context) -> Status {
         ready: report.ready,
         store: context.store.url().to_owned(),
         revision: report.revision.0,
-        store_error: context.mirror.error(),
+        store_error: context.mirror.error().or_else(|| context.sign_of_life.borrow().clone()),
         underlay: UnderlayView {
             ifname: report.underlay_ifname,
             ifindex: report.underlay.ifindex,

@@ -181,6 +181,8 @@ fn congestion_on_the_underlay_is_told_to_the_container() {
 #[rstest]
 #[case::not_ours_arp(Frame::arp_request(REMOTE_VTEP, LOCAL_VTEP.ip))]
 #[case::not_our_address(Frame::vxlan(REMOTE_VTEP, OTHER_VTEP, VNI, &udp(REMOTE, ME)))]
+#[case::not_our_device(Frame::vxlan(REMOTE_VTEP, LOCAL_VTEP.behind(OTHER_VTEP.mac), VNI, &udp(REMOTE, ME)))]
+#[case::not_our_wire(from_remote(&udp(REMOTE, ME)).with_vlan_tag(0, 0x8100))]
 #[case::not_our_port(Frame::udp(REMOTE_VTEP, LOCAL_VTEP, (4000, 53), &[0; 80]))]
 #[case::tcp_to_our_port(Frame::tcp_syn(REMOTE_VTEP, LOCAL_VTEP, (4000, VXLAN_PORT)))]
 fn what_is_no_vxlan_for_us_is_left_to_the_kernel(#[case] frame: Frame) {

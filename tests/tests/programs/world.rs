@@ -116,6 +116,8 @@ impl World {
             vxlan_port_be: VXLAN_PORT.to_be(),
             underlay_mtu: 1500,
             flags,
+            underlay_mac: LOCAL_VTEP.mac,
+            pad: [0; 2],
         };
         let mut map: Array<_, Config> = self.ebpf.map_mut(map::CONFIG).unwrap().try_into().unwrap();
         map.set(0, config, 0).unwrap();

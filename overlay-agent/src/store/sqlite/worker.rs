@@ -117,7 +117,7 @@ impl Session {
         self.place.file().map_err(|e| {
             self.place.unavailable(
                 operation,
-                format!("the file cannot be found ({e}): put it back, or restart the agents"),
+                format!("the file cannot be found ({e}): put it back; the data path goes on meanwhile"),
             )
         })
     }
