@@ -1,7 +1,7 @@
 //! From the cluster's state to the content of the BPF maps: pure functions, no I/O.
 //!
 //! * [`tables`]: the content of all maps as one value
-//! * [`desired`]: what it should be
+//! * [`mod@desired`]: what it should be
 //! * [`plan`]: the ordered changes from what it is to what it should be
 //!
 //! Level-triggered: a pass needs no memory of what happened, only of what is.
