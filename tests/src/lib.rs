@@ -8,21 +8,25 @@
 //! * [`traffic`]: peers that ping, echo, stream and count
 //! * [`views`], [`drops`]: what the command line prints, and how the drop counters moved
 //! * [`leftovers`]: what must not be there afterwards
+//! * [`turns`], [`cpu`], [`stats`]: for measurements: who runs when, how busy the machine is, what came out
 //!
 //! The harness knows the product only from outside: the command line, its JSON, the packets. It shares
 //! no code with the agent, so a field that changes its name turns tests red. A step that fails panics with
 //! what was run and what came back, since a harness that cannot do its part is a failed test.
 
 pub mod container;
+pub mod cpu;
 pub mod drops;
 pub mod exec;
 pub mod host;
 pub mod leftovers;
 pub mod netns;
 pub mod packet;
+pub mod stats;
 pub mod tap;
 pub mod topology;
 pub mod traffic;
+pub mod turns;
 pub mod underlay;
 pub mod views;
 pub mod wait;

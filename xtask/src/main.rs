@@ -1,5 +1,6 @@
 //! What a developer runs as `cargo xtask …`: each subcommand is a file of its own and installs what it lacks.
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod check;
@@ -13,6 +14,7 @@ mod progress;
 mod setup;
 mod test;
 mod toolchain;
+mod unpacked;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,7 @@ Examples:
   cargo xtask demo                        see it work, step by step
   cargo xtask test                        everything, as root
   cargo xtask test -- isolation           only the tests whose name contains `isolation`
+  cargo xtask bench --quick               how fast it is, in five minutes
   cargo xtask build --release             object and binaries, optimised
   cargo xtask check                       what CI looks at before the tests";
 
@@ -52,6 +55,8 @@ enum Command {
     Demo(demo::Options),
     /// Set up, build and run all tests, as root
     Test(test::Options),
+    /// Measure it beside the bare host, kernel VXLAN and Docker, as root
+    Bench(bench::Options),
     /// Remove what a crashed demo or test left: namespaces, processes, mounts, devices named ovl-…
     Clean(clean::Options),
 }
@@ -71,6 +76,7 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
         Command::Check => check::run()?,
         Command::Demo(options) => return demo::run(options),
         Command::Test(options) => return test::run(options),
+        Command::Bench(options) => return bench::run(options),
         Command::Clean(options) => clean::run(options)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -35,10 +35,11 @@ use crate::{
     api,
     config::Config,
     datapath::{Datapath, DatapathError, bpffs},
-    netlink::{Netlink, NetlinkError},
+    netlink::{Link, Netlink, NetlinkError},
     paths,
+    reconcile::desired::Underlay,
     service::{Context, InProgress, Service},
-    store,
+    store::{self, Store},
 };
 
 /// Runs the agent until it is told to stop. The data path stays when it does.
@@ -50,36 +51,67 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         nix::unistd::geteuid().is_root(),
         "overlay-agent needs root: it loads BPF programs and makes devices"
     );
+    let node = config.node.clone();
+    let socket = config.paths.socket();
     let _locks = locks::take(&config.paths)?;
-    let netlink = Netlink::open()?;
-    let underlay = underlay::find(&netlink, &config).await?;
-    let store = store::open(&config.store).await?;
-    let mirror = mirror::follow(Arc::clone(&store)).await?;
-    let identity = membership::Identity::load(&config, &underlay)?;
-    let veths = netlink.links().await?.iter().filter(|link| paths::is_host_veth(&link.name)).count();
-    membership::check(store.as_ref(), &mirror.now(), &identity, veths).await?;
-    check_port(&netlink, config.vxlan_port).await?;
-    // Everything that may refuse has been asked; from here on the host is changed.
+    let ground = Ground::survey(&config).await?;
+    let (service, membership) = start(config, ground).await?;
+    let listener = api::server::bind(&socket).with_context(|| format!("bind {}", socket.display()))?;
+    tracing::info!(%node, socket = %socket.display(), "serving");
+    tokio::select! {
+        served = api::server::serve(listener, Arc::new(service), stopped()) => served.context("serve the API")?,
+        lost = membership.kept() => return Err(lost.into()),
+    }
+    tracing::info!(%node, "stopped; the data path stays");
+    Ok(())
+}
+
+/// What the agent stands on, found fit before anything on the host is changed.
+struct Ground {
+    netlink: Netlink,
+    underlay: (Link, Underlay),
+    store: Arc<dyn Store>,
+    mirror: mirror::Mirror,
+    identity: membership::Identity,
+    object: PathBuf,
+}
+
+impl Ground {
+    /// Asks everything that may refuse.
+    async fn survey(config: &Config) -> anyhow::Result<Self> {
+        let netlink = Netlink::open()?;
+        let underlay = underlay::find(&netlink, config).await?;
+        let store = store::open(&config.store).await?;
+        let mirror = mirror::follow(Arc::clone(&store)).await?;
+        let identity = membership::Identity::load(config, &underlay)?;
+        let veths = netlink.links().await?.iter().filter(|link| paths::is_host_veth(&link.name)).count();
+        membership::check(store.as_ref(), &mirror.now(), &identity, veths).await?;
+        check_port(&netlink, config.vxlan_port).await?;
+        let object = find_object(config)?;
+        Ok(Self { netlink, underlay, store, mirror, identity, object })
+    }
+}
+
+/// Loads the data path, joins the cluster and starts the reconciler.
+async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membership::Membership)> {
+    let Ground { netlink, underlay, store, mirror, identity, object } = ground;
     let warnings: Vec<String> = bpffs::prepare(&config.paths.bpffs_dir)?.into_iter().collect();
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let mut datapath = Datapath::load(&config.paths, &find_object(&config)?, config.bpf_log)?;
+    let mut datapath = Datapath::load(&config.paths, &object, config.bpf_log)?;
     if let Some(log) = datapath.take_log() {
         tokio::spawn(log.run());
     }
     let datapath = Arc::new(Mutex::new(datapath));
     let membership = membership::join(Arc::clone(&store), identity.clone()).await?;
     // The first pass must find this node in the cluster: a store without it counts as wiped.
-    let node = config.node.clone();
-    until(mirror.cluster(), |cluster| cluster.nodes.contains_key(&node))
-        .await
-        .context("the store went away")?;
+    let joined = until(mirror.cluster(), |cluster| cluster.nodes.contains_key(&config.node));
+    joined.await.context("the store went away")?;
     let tunnel_ifindex = netlink.create_tunnel(paths::TUNNEL_IFNAME, config.vxlan_port).await?;
     let in_progress = Arc::new(InProgress::default());
-    let host = host::Host::new(&config, netlink.clone(), underlay, tunnel_ifindex);
     let reconciler = reconciler::spawn(reconciler::Parts {
-        host,
+        host: host::Host::new(&config, netlink.clone(), underlay, tunnel_ifindex),
         xdp: xdp::Choice::new(config.xdp),
         datapath: Arc::clone(&datapath),
         store: Arc::clone(&store),
@@ -87,19 +119,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         in_progress: Arc::clone(&in_progress),
     })?;
     tokio::spawn(membership::announce(Arc::clone(&store), identity, reconciler.reports()));
-    let socket = config.paths.socket();
-    let listener = api::server::bind(&socket).with_context(|| format!("bind {}", socket.display()))?;
-    tracing::info!(%node, socket = %socket.display(), store = store.url(), "serving");
     let sign_of_life = membership.errors();
-    let context =
-        Context { config, store, mirror, sign_of_life, netlink, datapath, reconciler, in_progress, warnings };
-    let service = Arc::new(Service::new(context));
-    tokio::select! {
-        served = api::server::serve(listener, service, stopped()) => served.context("serve the API")?,
-        lost = membership.kept() => return Err(lost.into()),
-    }
-    tracing::info!(%node, "stopped; the data path stays");
-    Ok(())
+    let service = Service::new(Context {
+        config,
+        store,
+        mirror,
+        sign_of_life,
+        netlink,
+        datapath,
+        reconciler,
+        in_progress,
+        warnings,
+    });
+    Ok((service, membership))
 }
 
 /// Whether the VXLAN port is free: a device of our own has it rightly.
