@@ -58,10 +58,10 @@ impl Paths {
         self.run_dir.join("agent.lock")
     }
 
-    /// Locked while an agent uses the state directory.
+    /// Locked while an agent uses the state directory, which may be the run directory too.
     #[must_use]
     pub fn state_lock(&self) -> PathBuf {
-        self.state_dir.join("agent.lock")
+        self.state_dir.join("node-id.lock")
     }
 
     /// Locked while an agent uses the pin directory: the BPF file system takes no files of ours.
@@ -125,4 +125,16 @@ pub fn bpf_object_candidates(executable: &Path) -> Vec<PathBuf> {
         dir.join("../bpf").join(BPF_OBJECT),
         Path::new(BPF_OBJECT_DIR).join(BPF_OBJECT),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Paths;
+
+    #[test]
+    fn one_directory_can_be_run_and_state_directory() {
+        let dir = std::path::PathBuf::from("/run/one");
+        let paths = Paths { run_dir: dir.clone(), state_dir: dir, bpffs_dir: "/sys/fs/bpf/one".into() };
+        assert_ne!(paths.lock(), paths.state_lock());
+    }
 }
