@@ -38,9 +38,13 @@ pub const COMPILER: &[Package] = &[
     file("rust-web-src", "/usr/lib/rustlib/src/rust/library/core/src/lib.rs"),
 ];
 
-/// What bpf-linker is built from, dynamically linked: LLVM's library and a C compiler as linker.
+/// What bpf-linker is built from: LLVM's library with what `llvm-config` names beside it, and a C compiler as
+/// linker.
 pub const LINKER: &[Package] = &[
     file("llvm-22-dev", "/usr/lib/llvm-22/lib/libLLVM.so"),
+    file("libpolly-22-dev", "/usr/lib/llvm-22/lib/libPolly.a"),
+    file("zlib1g-dev", "/usr/include/zlib.h"),
+    file("libzstd-dev", "/usr/include/zstd.h"),
     program("gcc", "cc"),
     file("libc6-dev", "/usr/include/stdio.h"),
 ];
