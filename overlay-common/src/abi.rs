@@ -42,8 +42,6 @@ pub mod map {
     pub const ENDPOINT_STATS: &str = "endpoint_stats";
     /// [`DropKey`](crate::stats::DropKey) → [`DropCount`](crate::stats::DropCount), per CPU.
     pub const DROPS: &str = "drops";
-    /// Log records of aya-log.
-    pub const LOGS: &str = "AYA_LOGS";
 }
 
 /// Most entries of each map. Hash maps take memory for the entries they have, not for these bounds

@@ -235,12 +235,6 @@ impl Host {
         self.run_agent(&self.flags, &["--cleanup"])
     }
 
-    /// Process id of the agent, if it runs.
-    #[must_use]
-    pub fn agent_pid(&self) -> Option<u32> {
-        self.agent().as_ref().map(Child::id)
-    }
-
     #[track_caller]
     fn stop(&self, signal: Signal) -> ExitStatus {
         let mut child =

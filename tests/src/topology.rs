@@ -88,6 +88,17 @@ impl Cluster {
         network
     }
 
+    /// Creates network `net` with container `a` on the first host and `b` on the last.
+    #[must_use]
+    #[track_caller]
+    pub fn pair(&self) -> (Container, Container) {
+        self.network("net", &[]);
+        let a = Container::attached(&self.hosts[0], "net", "a");
+        let b = Container::attached(&self.hosts[self.hosts.len() - 1], "net", "b");
+        settle(&[&a, &b]);
+        (a, b)
+    }
+
     /// A machine on the underlay that is no node of the cluster.
     #[must_use]
     #[track_caller]

@@ -34,10 +34,7 @@ fn bpftool_shows_the_fdb_by_field_names() {
 #[test]
 fn the_bpftool_command_that_a_map_dump_names_works_and_shows_as_many_entries() {
     let cluster = two_hosts(Wire::Offload);
-    cluster.network("net", &[]);
-    let a = Container::attached(&cluster.hosts[0], "net", "a");
-    let b = Container::attached(&cluster.hosts[1], "net", "b");
-    settle(&[&a, &b]);
+    let _pair = cluster.pair();
     for map in
         [abi::map::FDB, abi::map::NEIGH, abi::map::ENDPOINTS, abi::map::NETWORKS, abi::map::VTEP_MEMBERS]
     {

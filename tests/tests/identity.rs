@@ -13,7 +13,7 @@ use overlay_tests::{
     container::Container,
     exec,
     host::Host,
-    topology::{CONVERGENCE, Cluster, Plan, settle, time_to_pass, two_hosts},
+    topology::{CONVERGENCE, Cluster, Plan, time_to_pass, two_hosts},
     traffic::{
         flow::Flow,
         ping::{expect_no_ping, expect_ping, ping},
@@ -29,10 +29,7 @@ const REPAIR: Duration = Duration::from_secs(5);
 /// Two hosts with a container each in `net`.
 fn pair() -> (Container, Container, Cluster) {
     let cluster = two_hosts(Wire::Offload);
-    cluster.network("net", &[]);
-    let a = Container::attached(&cluster.hosts[0], "net", "a");
-    let b = Container::attached(&cluster.hosts[1], "net", "b");
-    settle(&[&a, &b]);
+    let (a, b) = cluster.pair();
     (a, b, cluster)
 }
 

@@ -2,12 +2,7 @@
 
 use std::{collections::BTreeSet, panic};
 
-use overlay_tests::{
-    container::Container,
-    leftovers,
-    topology::{settle, two_hosts},
-    underlay::Wire,
-};
+use overlay_tests::{leftovers, topology::two_hosts, underlay::Wire};
 
 #[test]
 fn a_cluster_leaves_nothing_behind_whether_its_test_passes_or_panics() {
@@ -22,10 +17,7 @@ fn a_cluster_leaves_nothing_behind_whether_its_test_passes_or_panics() {
 
 fn live_and_go(fails: bool) {
     let cluster = two_hosts(Wire::Offload);
-    cluster.network("net", &[]);
-    let a = Container::attached(&cluster.hosts[0], "net", "a");
-    let b = Container::attached(&cluster.hosts[1], "net", "b");
-    settle(&[&a, &b]);
+    let _pair = cluster.pair();
     assert!(!leftovers::of_this_process().is_empty(), "there is something to leave behind");
     assert!(!fails, "on purpose");
 }

@@ -37,10 +37,7 @@ const COLLECTION: Duration = Duration::from_secs(5);
 /// Two hosts with a container each in `net`.
 fn pair() -> (Container, Container, Cluster) {
     let cluster = two_hosts(Wire::Offload);
-    cluster.network("net", &[]);
-    let a = Container::attached(&cluster.hosts[0], "net", "a");
-    let b = Container::attached(&cluster.hosts[1], "net", "b");
-    settle(&[&a, &b]);
+    let (a, b) = cluster.pair();
     (a, b, cluster)
 }
 

@@ -252,10 +252,7 @@ fn a_container_that_sends_before_it_is_attached_does_not_reach_the_host() {
 #[case(Wire::Packet)]
 fn the_largest_segmented_datagrams_arrive_whole(#[case] wire: Wire) {
     let cluster = two_hosts(wire);
-    cluster.network("net", &[]);
-    let a = Container::attached(&cluster.hosts[0], "net", "a");
-    let b = Container::attached(&cluster.hosts[1], "net", "b");
-    settle(&[&a, &b]);
+    let (a, b) = cluster.pair();
     // Around the length at which the outer packet's would no longer fit 16 bits: 65,450 to 65,500 bytes.
     for (segment, count) in [(1309, 50), (1091, 60), (1364, 48), (1110, 59), (1310, 50)] {
         let arrived = segmented::burst(a.netns(), b.netns(), b.addr().ip, segment, count);

@@ -57,10 +57,7 @@ fn without_drops(hosts: &[Host], action: impl FnOnce()) {
 #[case(Wire::Packet)]
 fn containers_on_two_hosts_exchange_all_traffic_both_ways_without_a_drop(#[case] wire: Wire) {
     let cluster = two_hosts(wire);
-    cluster.network("net", &[]);
-    let a = Container::attached(&cluster.hosts[0], "net", "a");
-    let b = Container::attached(&cluster.hosts[1], "net", "b");
-    settle(&[&a, &b]);
+    let (a, b) = cluster.pair();
     without_drops(&cluster.hosts, || {
         expect_all_traffic(&a, &b);
         expect_all_traffic(&b, &a);
@@ -72,10 +69,7 @@ fn containers_on_two_hosts_exchange_all_traffic_both_ways_without_a_drop(#[case]
 #[case("decap")]
 fn containers_exchange_all_traffic_through_xdp_as_well(#[case] xdp: &'static str) {
     let cluster = Cluster::new(Plan { wire: Wire::Packet, xdp, ..Plan::default() });
-    cluster.network("net", &[]);
-    let a = Container::attached(&cluster.hosts[0], "net", "a");
-    let b = Container::attached(&cluster.hosts[1], "net", "b");
-    settle(&[&a, &b]);
+    let (a, b) = cluster.pair();
     without_drops(&cluster.hosts, || {
         expect_all_traffic(&a, &b);
         expect_all_traffic(&b, &a);
@@ -98,10 +92,7 @@ fn containers_on_one_host_exchange_all_traffic_and_none_of_it_leaves_the_host() 
 #[test]
 fn every_packet_counts_once_for_its_sender_and_once_for_its_receiver() {
     let cluster = two_hosts(Wire::Offload);
-    cluster.network("net", &[]);
-    let a = Container::attached(&cluster.hosts[0], "net", "a");
-    let b = Container::attached(&cluster.hosts[1], "net", "b");
-    settle(&[&a, &b]);
+    let (a, b) = cluster.pair();
     let local = |host: &Host, name: &str| {
         let found = host.endpoints().into_iter().find(|endpoint| endpoint.name == name);
         found
@@ -344,10 +335,7 @@ fn on_the_underlay_a_packet_is_vxlan_with_the_networks_vni() {
 #[test]
 fn a_flow_keeps_its_source_port_on_the_underlay_and_flows_spread_over_many() {
     let cluster = two_hosts(Wire::Offload);
-    cluster.network("net", &[]);
-    let a = Container::attached(&cluster.hosts[0], "net", "a");
-    let b = Container::attached(&cluster.hosts[1], "net", "b");
-    settle(&[&a, &b]);
+    let (a, b) = cluster.pair();
     let (tap, wire) = (a.tap(), Tap::open(cluster.underlay.netns(), cluster.hosts[0].port()));
     let port_of = |flow: u16| {
         tap.send(&Frame::udp(a.addr(), b.addr(), (flow, DISCARD_PORT), b"flow"));

@@ -52,10 +52,25 @@ impl Datapath {
     /// # Errors
     /// If the map cannot be read.
     pub fn dump(&self, name: &str) -> Result<Option<Vec<Row>>, DatapathError> {
+        self.dump_from(&self.observe()?, name)
+    }
+
+    /// Every map with its number of entries; the maps are read once.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub fn sizes(&self) -> Result<Vec<(Description, usize)>, DatapathError> {
+        let tables = self.observe()?;
+        let size =
+            |map: Description| Ok((map, self.dump_from(&tables, map.name)?.map_or(0, |rows| rows.len())));
+        MAPS.into_iter().map(size).collect()
+    }
+
+    fn dump_from(&self, tables: &Tables, name: &str) -> Result<Option<Vec<Row>>, DatapathError> {
         Ok(match name {
             map::ENDPOINT_STATS => Some(self.dump_stats()?),
             map::DROPS => Some(self.dump_drops()?),
-            _ => dump_table(&self.observe()?, name),
+            _ => dump_table(tables, name),
         })
     }
 

@@ -40,6 +40,7 @@ fn views_of(context: &Context, wanted: impl Fn(&Endpoint) -> bool) -> Result<Vec
         let datapath = lock(&context.datapath);
         (datapath.maps().endpoint_stats()?, datapath.maps().drops()?)
     };
+    let drops = views::drops_by_veth(context, &drops);
     let veths = context.reconciler.report().host_veths;
     let local = |endpoint: &Endpoint| {
         let ifindex = *veths.get(&endpoint.id)?;
@@ -51,7 +52,7 @@ fn views_of(context: &Context, wanted: impl Fn(&Endpoint) -> bool) -> Result<Vec
             tx_bytes: stats.tx_bytes,
             rx_packets: stats.rx_packets,
             rx_bytes: stats.rx_bytes,
-            drops: views::drops_of(context, ifindex, &drops),
+            drops: drops.get(&ifindex).cloned().unwrap_or_default(),
         })
     };
     let endpoints = cluster.endpoints.values().map(|e| &e.record).filter(|e| wanted(e));

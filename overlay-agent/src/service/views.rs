@@ -68,32 +68,22 @@ pub fn status(context: &Context) -> Status {
 /// Drop counters that are not zero, most packets first.
 pub fn drops(context: &Context) -> Result<Vec<DropView>> {
     let drops = lock(&context.datapath).maps().drops()?;
-    let mut views = drop_views(&context.cluster(), context, &drops);
+    let mut views: Vec<_> = drops_by_veth(context, &drops).into_values().flatten().collect();
     views.sort_by_key(|view| std::cmp::Reverse(view.packets));
     Ok(views)
 }
 
-/// Drop counters that concern one local endpoint.
-pub fn drops_of(context: &Context, ifindex: u32, drops: &BTreeMap<DropKey, DropCount>) -> Vec<DropView> {
-    let own: BTreeMap<_, _> =
-        drops.iter().filter(|(k, _)| k.ifindex == ifindex).map(|(k, v)| (*k, *v)).collect();
-    drop_views(&context.cluster(), context, &own)
-}
-
 /// The maps.
 pub fn maps(context: &Context) -> Result<Vec<MapView>> {
-    let datapath = lock(&context.datapath);
-    let view = |map: &Description| {
-        let rows = datapath.dump(map.name)?.unwrap_or_default();
-        Ok(MapView {
-            name: map.name.to_owned(),
-            entries: rows.len(),
-            max_entries: map.max_entries,
-            description: map.text.to_owned(),
-            bpftool: bpftool(context, map.name),
-        })
+    let view = |(map, entries): (Description, usize)| MapView {
+        name: map.name.to_owned(),
+        entries,
+        max_entries: map.max_entries,
+        description: map.text.to_owned(),
+        bpftool: bpftool(context, map.name),
     };
-    dump::MAPS.iter().map(view).collect()
+    let sizes = lock(&context.datapath).sizes()?;
+    Ok(sizes.into_iter().map(view).collect())
 }
 
 /// One map, decoded.
@@ -109,12 +99,17 @@ fn bpftool(context: &Context, map: &str) -> String {
     format!("bpftool map dump pinned {}", context.config.paths.maps().join(map).display())
 }
 
-fn drop_views(cluster: &Cluster, context: &Context, drops: &BTreeMap<DropKey, DropCount>) -> Vec<DropView> {
-    let endpoints = endpoints_by_veth(cluster, context);
+/// Drop counters that are not zero, by the host veth that they concern (0 for none).
+pub fn drops_by_veth(
+    context: &Context,
+    drops: &BTreeMap<DropKey, DropCount>,
+) -> BTreeMap<u32, Vec<DropView>> {
+    let cluster = context.cluster();
+    let endpoints = endpoints_by_veth(&cluster, context);
     let networks: BTreeMap<u32, &Name> =
         cluster.networks.values().map(|n| (n.record.vni.get(), &n.record.name)).collect();
     let reason = |number| DropReason::from_number(number);
-    let view = |(key, count): (&DropKey, &DropCount)| DropView {
+    let view = |key: &DropKey, count: &DropCount| DropView {
         reason: reason(key.reason).map_or("?", DropReason::name).to_owned(),
         number: key.reason,
         description: reason(key.reason)
@@ -126,7 +121,11 @@ fn drop_views(cluster: &Cluster, context: &Context, drops: &BTreeMap<DropKey, Dr
         packets: count.packets,
         bytes: count.bytes,
     };
-    drops.iter().map(view).filter(|view| view.packets > 0).collect()
+    let mut views: BTreeMap<u32, Vec<DropView>> = BTreeMap::new();
+    for (key, count) in drops.iter().filter(|(_, count)| count.packets > 0) {
+        views.entry(key.ifindex).or_default().push(view(key, count));
+    }
+    views
 }
 
 fn endpoints_by_veth<'a>(cluster: &'a Cluster, context: &Context) -> BTreeMap<u32, &'a Endpoint> {
