@@ -3,6 +3,8 @@
 //! The order is flag, environment, file, default. `Settings` is the one table of names: clap reads flags
 //! and environment from it, serde the file.
 
+mod access;
+
 use std::{
     ffi::OsString,
     fs, io,
@@ -18,7 +20,10 @@ use tracing::level_filters::LevelFilter;
 use crate::{
     model::{InvalidName, Name},
     paths::{self, Paths},
+    store::Target,
 };
+
+pub use access::{AccessError, AccessSettings};
 
 /// UDP port of VXLAN (RFC 7348 section 5).
 pub const VXLAN_PORT: u16 = 4789;
@@ -34,8 +39,8 @@ pub struct Config {
     pub underlay: Option<String>,
     /// VTEP address that other nodes send to; the underlay's address if absent.
     pub advertise: Option<Ipv4Addr>,
-    /// URL of the store.
-    pub store: String,
+    /// The store, and how it knows us.
+    pub store: Target,
     /// Directories of this agent.
     pub paths: Paths,
     /// What XDP does on the underlay.
@@ -125,6 +130,9 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
+    /// What is to open the store cannot be read.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The file says something impossible.
     #[error("{path}, line {line}: {message}")]
     Syntax {
@@ -207,6 +215,8 @@ struct Settings {
     /// Store of the cluster's state [default: sqlite://<state-dir>/overlay.db]
     #[arg(long, value_name = "URL", env = "OVERLAY_STORE")]
     store: Option<String>,
+    #[command(flatten)]
+    store_access: AccessSettings,
     /// Directory of the API socket [default: /run/overlay]
     #[arg(long, value_name = "DIR", env = "OVERLAY_RUN_DIR")]
     run_dir: Option<PathBuf>,
@@ -241,6 +251,7 @@ impl Settings {
             underlay: self.underlay.or(other.underlay),
             advertise: self.advertise.or(other.advertise),
             store: self.store.or(other.store),
+            store_access: self.store_access.or(other.store_access),
             run_dir: self.run_dir.or(other.run_dir),
             state_dir: self.state_dir.or(other.state_dir),
             bpffs_dir: self.bpffs_dir.or(other.bpffs_dir),
@@ -259,11 +270,12 @@ impl Settings {
             state_dir: absolute(self.state_dir.unwrap_or_else(|| paths::STATE_DIR.into()))?,
             bpffs_dir: absolute(self.bpffs_dir.unwrap_or_else(|| paths::BPFFS_DIR.into()))?,
         };
+        let access = self.store_access.read()?;
         Ok(Config {
             node: self.node.map_or_else(host_name, Ok)?,
             underlay: self.underlay,
             advertise: self.advertise,
-            store: self.store.map_or_else(|| default_store(&paths.state_dir), Ok)?,
+            store: Target { url: self.store.map_or_else(|| default_store(&paths.state_dir), Ok)?, access },
             paths,
             xdp: self.xdp.unwrap_or_default(),
             vxlan_port: self.vxlan_port.map_or(VXLAN_PORT, NonZeroU16::get),
@@ -481,7 +493,7 @@ mod tests {
     #[test]
     fn the_default_store_follows_the_state_directory() {
         let config = load(&["--state-dir", "/srv/one"]).unwrap();
-        assert_eq!(config.store, "sqlite:///srv/one/overlay.db");
+        assert_eq!(config.store.url, "sqlite:///srv/one/overlay.db");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{build_ebpf, layout, process};
+use crate::{build_ebpf, layout, process, setup};
 
 /// Options of `cargo xtask build`.
 #[derive(Args, Debug, Default)]
@@ -16,6 +16,7 @@ pub struct Options {
 /// Builds the object, then the agent's binaries.
 pub fn run(options: &Options) -> Result<()> {
     build_ebpf::run(&build_ebpf::Options::default())?;
+    setup::ensure_build_tools()?;
     let mut cargo = process::cargo();
     cargo.args(["build", "--package", "overlay-agent"]);
     if options.release {

@@ -19,6 +19,7 @@ pub fn run() -> Result<()> {
     phases.next("format");
     cargo(&["fmt", "--check", "--all"])?;
     cargo(&["fmt", "--check", "--manifest-path", BPF_MANIFEST])?;
+    setup::ensure_build_tools()?;
     phases.next("lint");
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     phases.next("lint the BPF crate");

@@ -6,20 +6,16 @@ mod build_ebpf;
 mod check;
 mod clean;
 mod demo;
-mod layout;
-mod packages;
 mod phases;
-mod process;
-mod progress;
 mod setup;
 mod test;
 mod toolchain;
-mod unpacked;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::{layout, packages, process, progress, servers, unpacked};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -62,6 +62,12 @@ pub const TEST_TOOLS: &[Package] = &[
     program("util-linux", "nsenter"),
 ];
 
+/// What building the agent needs beside Rust: etcd's protocol is compiled from its description.
+pub const BUILD_TOOLS: &[Package] = &[program("protobuf-compiler", "protoc"), program("gcc", "cc")];
+
+/// What ZooKeeper's server runs on.
+pub const JAVA: &[Package] = &[program("openjdk-17-jre-headless", "java")];
+
 /// Installs those that are missing; does nothing where none is.
 pub fn ensure<'a>(packages: impl IntoIterator<Item = &'a Package>) -> Result<()> {
     let missing = missing(packages, is_there);

@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     layout,
-    packages::{self, COMPILER, LINKER, Package, TEST_TOOLS},
+    packages::{self, BUILD_TOOLS, COMPILER, LINKER, Package, TEST_TOOLS},
     process, progress,
+    servers::Kind,
     toolchain::{self, Compiler, Toolchain},
 };
 
@@ -19,9 +20,20 @@ const LINKER_VERSION: &str = "~0.13";
 pub fn run() -> Result<()> {
     let started = Instant::now();
     let toolchain = ensure_toolchain()?;
+    ensure_build_tools()?;
     ensure_test_tools()?;
     println!("setup: ready, {} ({:.1} s)", toolchain.describe(), started.elapsed().as_secs_f32());
     Ok(())
+}
+
+/// What the agent's own build calls.
+pub fn ensure_build_tools() -> Result<()> {
+    packages::ensure(BUILD_TOOLS)
+}
+
+/// The real store servers that the tests run against.
+pub fn ensure_servers() -> Result<()> {
+    Kind::ALL.into_iter().try_for_each(Kind::ensure)
 }
 
 /// The programs that the demo and the tests call.

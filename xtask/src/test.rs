@@ -37,6 +37,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let phases = Phases::start();
     phases.next("set up");
     setup::run()?;
+    setup::ensure_servers()?;
     phases.next("build");
     build::run(&build::Options::default())?;
     phases.next("pure tests");

@@ -12,10 +12,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{layout, process, progress};
 
+/// The keys of Debian's archives, of all suites.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// Docker's engine with everything of its that it runs, and the smallest image there is. The C library and what every
 /// Debian has come from the system.
 pub const DOCKER: Tree = Tree {
     name: "docker",
+    suite: None,
     packages: &[
         "docker.io",
         "containerd",
@@ -33,10 +37,34 @@ pub const DOCKER: Tree = Tree {
     ],
 };
 
+/// Consul's server, which Debian had last in its release 11.
+pub const CONSUL: Tree = Tree { name: "consul", suite: Some("bullseye"), packages: &["consul"], links: &[] };
+
+/// etcd's server and `etcdctl`.
+pub const ETCD: Tree =
+    Tree { name: "etcd", suite: None, packages: &["etcd-server", "etcd-client"], links: &[] };
+
+/// ZooKeeper's server and the libraries that it needs; Java comes from the system.
+pub const ZOOKEEPER: Tree = Tree {
+    name: "zookeeper",
+    suite: None,
+    packages: &[
+        "libzookeeper-java",
+        "libslf4j-java",
+        "libcommons-cli-java",
+        "libdropwizard-metrics-java",
+        "libnetty-java",
+        "libsnappy-java",
+    ],
+    links: &[],
+};
+
 /// Packages that are unpacked together.
 #[derive(Debug)]
 pub struct Tree {
     name: &'static str,
+    /// The Debian suite that has them, if not the system's own.
+    suite: Option<&'static str>,
     packages: &'static [&'static str],
     /// What an installation's alternatives would set: a path in the tree, and where it leads.
     links: &'static [(&'static str, &'static str)],
@@ -69,7 +97,12 @@ impl Tree {
             fs::create_dir_all(path.parent().unwrap_or(root))?;
             symlink(leads_to, &path).with_context(|| format!("cannot make {}", layout::shown(&path)))?;
         }
-        fs::remove_dir_all(&archives).context("cannot remove the packages after unpacking")
+        for used in [archives.with_extension("apt"), archives] {
+            if used.exists() {
+                fs::remove_dir_all(&used).context("cannot remove the packages after unpacking")?;
+            }
+        }
+        Ok(())
     }
 
     fn download(&self, archives: &Path) -> Result<()> {
@@ -78,15 +111,48 @@ impl Tree {
             "this system has no apt-get to download {} with",
             self.packages.join(" ")
         );
-        self.apt_get(archives, "reading Debian's package lists", &["update"])?;
-        // Root downloads, as the unprivileged user of apt may not enter the build tree.
-        let download = ["-o", "APT::Sandbox::User=root", "download"];
+        let apt = Apt::of_suite(self.suite, archives)?;
+        apt.get("reading Debian's package lists", &["update"])?;
         let what = format!("downloading {}", self.packages.join(" "));
-        self.apt_get(archives, &what, &[&download[..], self.packages].concat())
+        apt.get(&what, &[&["download"][..], self.packages].concat())
+    }
+}
+
+/// apt, on the machine's own package sources or, for another suite, on private ones beside the archives: the
+/// machine's stay as they are.
+struct Apt<'a> {
+    archives: &'a Path,
+    options: Vec<String>,
+}
+
+impl<'a> Apt<'a> {
+    fn of_suite(suite: Option<&str>, archives: &'a Path) -> Result<Self> {
+        // Root downloads, as the unprivileged user of apt may not enter the build tree.
+        let mut options = vec!["APT::Sandbox::User=root".to_owned()];
+        if let Some(suite) = suite {
+            let private = archives.with_extension("apt");
+            remake(&private)?;
+            for of_apt in ["lists/partial", "cache/archives/partial"] {
+                remake(&private.join(of_apt))?;
+            }
+            let sources = private.join("sources.list");
+            let line = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror());
+            fs::write(&sources, line).with_context(|| format!("cannot write {}", layout::shown(&sources)))?;
+            let private = private.display();
+            options.extend([
+                format!("Dir::Etc::sourcelist={}", sources.display()),
+                "Dir::Etc::sourceparts=/dev/null".to_owned(),
+                format!("Dir::State::Lists={private}/lists"),
+                format!("Dir::Cache={private}/cache"),
+            ]);
+        }
+        Ok(Self { archives, options })
     }
 
-    fn apt_get(&self, directory: &Path, what: &str, arguments: &[&str]) -> Result<()> {
-        let outcome = progress::run(what, Command::new("apt-get").args(arguments).current_dir(directory))?;
+    fn get(&self, what: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new("apt-get");
+        command.args(self.options.iter().flat_map(|option| ["-o", option])).args(arguments);
+        let outcome = progress::run(what, command.current_dir(self.archives))?;
         layout::append_to_setup_log(&outcome.output)?;
         if !outcome.status.success() {
             let reason = outcome.output.lines().rev().find(|line| line.starts_with("E:"));
@@ -94,6 +160,14 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// Where this machine has Debian from.
+fn mirror() -> String {
+    let mut targets = Command::new("apt-get");
+    targets.args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]);
+    let known = process::output(&mut targets).unwrap_or_default();
+    known.lines().find(|uri| uri.ends_with("/debian/")).unwrap_or("http://deb.debian.org/debian/").to_owned()
 }
 
 /// An empty directory, whatever was there.

@@ -22,7 +22,7 @@ use futures::{FutureExt, stream::BoxStream};
 
 use self::{lease::Clock, schema::Place, tables::KeyRange, watch::Follower, worker::Worker};
 use super::{
-    Entry, LeaseId, LeaseState, Listing, Opening, Outcome, Revision, Store, StoreError, Transaction,
+    Entry, LeaseId, LeaseState, Listing, Opening, Outcome, Revision, Store, StoreError, Target, Transaction,
     WatchItem, check,
 };
 
@@ -63,8 +63,9 @@ impl SqliteStore {
 }
 
 /// Opens `sqlite://` followed by an absolute path.
-pub(super) fn open_url(url: String) -> Opening {
+pub(super) fn open_target(target: Target) -> Opening {
     async move {
+        let url = target.url;
         let unusable = |reason: &str| StoreError::Unusable { url: url.clone(), reason: reason.to_owned() };
         let path = PathBuf::from(url.strip_prefix("sqlite://").unwrap_or_default());
         if !path.is_absolute() || path.file_name().is_none() {

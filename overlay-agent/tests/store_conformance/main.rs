@@ -1,9 +1,11 @@
 //! What every store must keep: one suite, run against each backend.
 //!
-//! A backend joins with an implementation of [`Backend`] and one line of [`conformance!`]. The suite opens
-//! several clients of one store, as several agents do.
+//! A backend joins with an implementation of [`Backend`] below `backends` and one line of [`every_test_of!`].
+//! The suite opens several clients of one store, as several agents do. Stores that are servers are real ones.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod backends;
 
 use std::{
     collections::BTreeMap,
@@ -17,8 +19,8 @@ use futures::{
     stream::BoxStream,
 };
 use overlay_agent::store::{
-    self, Condition, Entry, Event, LeaseState, MAX_KEY_LEN, MAX_VALUE_LEN, Operation, Outcome, Revision,
-    Store, StoreError, Transaction, WatchItem,
+    Condition, Entry, Event, LeaseState, MAX_KEY_LEN, MAX_VALUE_LEN, Operation, Outcome, Revision, Store,
+    StoreError, Transaction, WatchItem,
 };
 use tokio::time::timeout;
 
@@ -35,30 +37,6 @@ trait Backend {
 
     /// Makes the store forget the changes up to now.
     async fn forget_history(&self);
-}
-
-/// One file in a directory of its own.
-struct Sqlite {
-    dir: tempfile::TempDir,
-}
-
-impl Backend for Sqlite {
-    const SHORT_TTL: Duration = Duration::from_millis(300);
-
-    async fn start() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
-    }
-
-    async fn client(&self) -> Arc<dyn Store> {
-        store::open(&format!("sqlite://{}/store.db", self.dir.path().display())).await.unwrap()
-    }
-
-    async fn forget_history(&self) {
-        let client = self.client().await;
-        for _ in 0..10_001 {
-            committed(&*client, Transaction::new().put("filler", &0)).await;
-        }
-    }
 }
 
 /// Runs the suite against one backend.
@@ -111,7 +89,8 @@ macro_rules! every_test_of {
     };
 }
 
-every_test_of!(sqlite, Sqlite);
+#[cfg(feature = "sqlite")]
+every_test_of!(sqlite, backends::sqlite::Sqlite);
 
 type Watch = BoxStream<'static, Result<WatchItem, StoreError>>;
 
