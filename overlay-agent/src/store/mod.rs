@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{future::BoxFuture, stream::BoxStream};
 
+#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 mod address;
 mod check;
 #[cfg(feature = "consul")]
@@ -281,6 +282,11 @@ pub trait Store: Send + Sync {
 
     /// Every change below `prefix` after `after`. The stream ends only by being dropped; an error item
     /// means that the store cannot be reached just now, and the stream goes on when it can.
+    ///
+    /// A store that keeps no history shows, of several writes of one key between two looks, only the last, and
+    /// nothing of a key that came and went; the revision of such a change is that of the look. It knows what
+    /// followed the latest listing that this client made of the same prefix; from any other revision it says
+    /// [`WatchItem::Reset`].
     async fn watch(
         &self,
         prefix: &str,

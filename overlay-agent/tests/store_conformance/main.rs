@@ -28,6 +28,8 @@ use tokio::time::timeout;
 trait Backend {
     /// A lease time that its servers take, short enough to wait for.
     const SHORT_TTL: Duration;
+    /// Its watches show every change, from any revision that is not too old.
+    const KEEPS_HISTORY: bool;
 
     /// A new store, or a part of a running one that nobody else writes in.
     async fn start() -> Self;
@@ -329,10 +331,11 @@ async fn a_watch_shows_what_was_written_as_it_was_written(backend: &impl Backend
     let mut watch = watch_from_now(&*b, "t/").await;
     let lease = a.grant_lease(Duration::from_secs(60)).await.unwrap();
     let first = committed(&*a, Transaction::new().put("t/key", &1).leased(lease)).await;
-    let second = committed(&*a, Transaction::new().delete("t/key")).await;
-    let events = events_until(&mut watch, |event| is_delete_of(event, "t/key")).await;
     let put = Entry { key: "t/key".to_owned(), value: b"1".to_vec(), revision: first, lease: Some(lease) };
-    assert_eq!(events, [Event::Put(put), Event::Delete { key: "t/key".to_owned(), revision: second }]);
+    assert_eq!(next_events(&mut watch).await, [Event::Put(put)]);
+    let second = committed(&*a, Transaction::new().delete("t/key")).await;
+    let delete = Event::Delete { key: "t/key".to_owned(), revision: second };
+    assert_eq!(next_events(&mut watch).await, [delete]);
 }
 
 async fn a_watch_sees_only_its_prefix(backend: &impl Backend) {
@@ -366,7 +369,7 @@ async fn write_pairs(store: Arc<dyn Store>, writer: usize) -> Vec<Revision> {
     revisions
 }
 
-async fn a_watch_under_concurrent_writers_misses_nothing_and_repeats_nothing(backend: &impl Backend) {
+async fn a_watch_under_concurrent_writers_misses_nothing_and_repeats_nothing<B: Backend>(backend: &B) {
     let reader = backend.client().await;
     let clients = join_all((0..WRITERS).map(|_| backend.client())).await;
     let from_start = watch_from_now(&*reader, "t/").await;
@@ -374,31 +377,41 @@ async fn a_watch_under_concurrent_writers_misses_nothing_and_repeats_nothing(bac
         clients.into_iter().enumerate().map(|(i, c)| tokio::spawn(write_pairs(c, i))).collect();
 
     // One more watch begins while they write, from a listing.
-    let mut some = reader.watch("t/pair/", reader.list("").await.unwrap().revision).await.unwrap();
+    let mut some = reader.watch("t/pair/", reader.list("t/pair/").await.unwrap().revision).await.unwrap();
     next_events(&mut some).await;
     let middle = reader.list("t/").await.unwrap();
     let from_middle = reader.watch("t/", middle.revision).await.unwrap();
 
+    let (seen, seen_later) = tokio::join!(follow(from_start, &[]), follow(from_middle, &middle.entries));
     let mut revisions: Vec<Revision> = try_join_all(writers).await.unwrap().concat();
     revisions.sort_unstable();
     let end = reader.list("t/").await.unwrap().entries;
     assert_eq!(revisions.len(), WRITERS * COMMITS);
-
-    let seen = follow(from_start, &[], &revisions).await;
-    assert_eq!(seen, end, "listing and changes from the start make the listing of the end");
-    let later: Vec<Revision> = revisions.into_iter().filter(|revision| *revision > middle.revision).collect();
-    assert_eq!(follow(from_middle, &middle.entries, &later).await, end);
+    assert_eq!(seen.state, end, "listing and changes from the start make the listing of the end");
+    assert_eq!(seen_later.state, end);
+    if B::KEEPS_HISTORY {
+        assert_eq!(seen.commits, revisions);
+        revisions.retain(|revision| *revision > middle.revision);
+        assert_eq!(seen_later.commits, revisions);
+    }
 }
 
-/// Applies a watch to a listing. Every item holds whole commits, and the commits are exactly those expected.
-async fn follow(mut watch: Watch, listing: &[Entry], expected: &[Revision]) -> Vec<Entry> {
+/// What a watch showed until all writers had ended.
+struct Seen {
+    commits: Vec<Revision>,
+    state: Vec<Entry>,
+}
+
+/// Applies a watch to a listing until the last commit of every writer. Revisions rise from item to item, and each item
+/// ends with whole commits.
+async fn follow(mut watch: Watch, listing: &[Entry]) -> Seen {
     let mut state: BTreeMap<String, Entry> = listing.iter().map(|e| (e.key.clone(), e.clone())).collect();
     let mut commits: Vec<Revision> = Vec::new();
-    while commits.last() < expected.last() {
+    while !(0..WRITERS).all(|writer| last_of(&state, writer) == Some(COMMITS - 1)) {
         let events = next_events(&mut watch).await;
         let mut item: Vec<Revision> = events.iter().map(Event::revision).collect();
         item.dedup();
-        assert!(item.first() > commits.last(), "{item:?} after {:?}", commits.last());
+        assert!(item.is_sorted() && item.first() > commits.last(), "{item:?} after {:?}", commits.last());
         commits.extend(item);
         for event in events {
             match event {
@@ -406,12 +419,29 @@ async fn follow(mut watch: Watch, listing: &[Entry], expected: &[Revision]) -> V
                 Event::Delete { key, .. } => drop(state.remove(&key)),
             }
         }
+        (0..WRITERS).for_each(|writer| assert_whole(&state, writer));
     }
-    assert_eq!(commits, expected);
-    state.into_values().collect()
+    Seen { commits, state: state.into_values().collect() }
 }
 
-async fn a_watch_that_is_far_behind_catches_up_without_splitting_a_commit(backend: &impl Backend) {
+fn number_at(state: &BTreeMap<String, Entry>, key: &str) -> Option<usize> {
+    state.get(key).map(|entry| serde_json::from_slice(&entry.value).unwrap())
+}
+
+fn last_of(state: &BTreeMap<String, Entry>, writer: usize) -> Option<usize> {
+    number_at(state, &format!("t/pair/{writer}"))
+}
+
+/// Both keys of a writer's last commit are there, and the one that it deleted is not.
+fn assert_whole(state: &BTreeMap<String, Entry>, writer: usize) {
+    let Some(i) = last_of(state, writer) else { return };
+    assert_eq!(number_at(state, &format!("t/{writer}/{}", i % 7)), Some(i), "a commit was split");
+    if i % 3 == 2 {
+        assert_eq!(number_at(state, &format!("t/{writer}/{}", (i - 1) % 7)), None, "a commit was split");
+    }
+}
+
+async fn a_watch_that_is_far_behind_catches_up_without_splitting_a_commit<B: Backend>(backend: &B) {
     const KEYS: usize = 7;
     let store = backend.client().await;
     let start = store.list("").await.unwrap().revision;
@@ -421,6 +451,11 @@ async fn a_watch_that_is_far_behind_catches_up_without_splitting_a_commit(backen
         revisions.push(committed(&*store, wide).await);
     }
     let mut watch = store.watch("t/", start).await.unwrap();
+    if !B::KEEPS_HISTORY {
+        // What the last listing of this prefix leaves open, a listing must tell.
+        assert_eq!(watch.next().await.unwrap().unwrap(), WatchItem::Reset);
+        return;
+    }
     let mut count = 0;
     while count < revisions.len() * KEYS {
         let events = next_events(&mut watch).await;

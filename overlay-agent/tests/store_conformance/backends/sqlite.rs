@@ -13,6 +13,7 @@ pub struct Sqlite {
 
 impl Backend for Sqlite {
     const SHORT_TTL: Duration = Duration::from_millis(300);
+    const KEEPS_HISTORY: bool = true;
 
     async fn start() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
