@@ -6,6 +6,7 @@
 
 use std::{
     fs::{self, File},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -17,11 +18,17 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{layout, process};
+use crate::{
+    layout, process,
+    servers::{Kind, Place, Server},
+};
 
 /// The hosts.
 pub const HOSTS: [&str; 2] = ["host1", "host2"];
 const CONTAINERS: [&str; 3] = ["bbox1", "bbox2", "bbox3"];
+/// Where a store that is a server runs.
+const STORE: &str = "store";
+const STORE_ADDR: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
 const PREFIX: &str = "ovl-demo";
 const RUN_DIR: &str = "/run/ovl-demo";
 /// How long a command of the demo may take in seconds.
@@ -30,23 +37,38 @@ const PATIENCE: &str = "20";
 /// The lab; dropping it without [`Lab::keep`] takes it away.
 pub struct Lab {
     agents: Vec<Child>,
+    server: Option<Server>,
     up: bool,
 }
 
 impl Lab {
-    /// Makes namespaces and wire, and starts the agents.
-    pub fn new() -> Result<Self> {
+    /// Makes namespaces and wire, and starts the store, if it is a server, and the agents.
+    pub fn new(store: Option<Kind>) -> Result<Self> {
         ensure!(
             !Path::new(RUN_DIR).exists() && !netns_path("host1").exists(),
             "a demo is up already, or was cut short: `cargo xtask clean` removes it"
         );
-        let mut lab = Self { agents: Vec::new(), up: true };
+        let mut lab = Self { agents: Vec::new(), server: None, up: true };
         fs::create_dir_all(RUN_DIR).with_context(|| format!("cannot make {RUN_DIR}"))?;
         lab.wire()?;
+        lab.server = store.map(start_server).transpose()?;
         for host in HOSTS {
-            lab.agents.push(start_agent(host)?);
+            lab.agents.push(start_agent(host, &lab.store_url())?);
         }
         Ok(lab)
+    }
+
+    /// The store's URL.
+    pub fn store_url(&self) -> String {
+        self.server.as_ref().map_or_else(|| format!("sqlite://{RUN_DIR}/overlay.db"), Server::url)
+    }
+
+    /// The keys in the store, as its own tool shows them; the embedded one has none.
+    pub fn browse(&self) -> Option<Command> {
+        let browser = self.server.as_ref()?.browser().ok()?;
+        let mut command = inside(STORE, &[]);
+        command.arg(browser.get_program()).args(browser.get_args());
+        Some(command)
     }
 
     /// The command line, speaking to one host's agent.
@@ -88,6 +110,8 @@ impl Lab {
     /// Leaves everything up and says how to play with it.
     pub fn keep(mut self) {
         self.up = false;
+        // Its process outlives this one.
+        std::mem::forget(self.server.take());
         println!("\nThe lab stays up. To play with it:");
         for host in HOSTS {
             println!("  export OVERLAY_SOCKET={}/overlay.sock   # speak to {host}", run_dir(host).display());
@@ -104,15 +128,16 @@ impl Lab {
     }
 
     fn wire(&self) -> Result<()> {
-        for name in HOSTS.iter().chain(&CONTAINERS).chain(&["wire"]) {
+        for name in HOSTS.iter().chain(&CONTAINERS).chain(&[STORE, "wire"]) {
             ip(&["netns", "add", &netns(name)])?;
             ip(&["-n", &netns(name), "link", "set", "lo", "up"])?;
         }
         let wire = netns("wire");
         ip(&["-n", &wire, "link", "add", "br0", "type", "bridge"])?;
         ip(&["-n", &wire, "link", "set", "br0", "up"])?;
-        for (number, host) in (1..).zip(HOSTS) {
-            let (ns, port, address) = (netns(host), format!("to-{host}"), format!("192.168.77.{number}/24"));
+        let hosts = (1..).map(|number| Ipv4Addr::new(192, 168, 77, number)).zip(HOSTS);
+        for (address, host) in hosts.chain([(STORE_ADDR, STORE)]) {
+            let (ns, port, address) = (netns(host), format!("to-{host}"), format!("{address}/24"));
             ip(&["-n", &ns, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &wire])?;
             ip(&["-n", &wire, "link", "set", &port, "master", "br0", "up"])?;
             ip(&["-n", &ns, "address", "add", &address, "dev", "eth0"])?;
@@ -128,10 +153,12 @@ impl Lab {
             result = result.and(stop(&mut agent));
         }
         for host in HOSTS {
-            result = result.and(process::output(&mut agent_command(host, &["--cleanup"])).map(drop));
+            let mut cleanup = agent_command(host, &self.store_url(), &["--cleanup"]);
+            result = result.and(process::output(&mut cleanup).map(drop));
         }
-        for name in HOSTS.iter().chain(&CONTAINERS).chain(&["wire"]).filter(|name| netns_path(name).exists())
-        {
+        self.server = None;
+        let namespaces = HOSTS.iter().chain(&CONTAINERS).chain(&[STORE, "wire"]);
+        for name in namespaces.filter(|name| netns_path(name).exists()) {
             result = result.and(ip(&["netns", "delete", &netns(name)]));
         }
         result = result.and(fs::remove_dir_all(RUN_DIR).context("cannot remove the run directory"));
@@ -159,11 +186,17 @@ fn nothing_is_left() -> Result<()> {
     }
 }
 
-fn start_agent(host: &str) -> Result<Child> {
+fn start_server(kind: Kind) -> Result<Server> {
+    let place =
+        Place { dir: run_dir(STORE), netns: Some(netns(STORE)), ip: STORE_ADDR, dies_with_thread: false };
+    Server::start(kind, place)
+}
+
+fn start_agent(host: &str, store: &str) -> Result<Child> {
     let dir = run_dir(host);
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let log = File::create(dir.join("agent.log")).context("cannot make the agent's log")?;
-    agent_command(host, &[])
+    agent_command(host, store, &[])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -171,11 +204,11 @@ fn start_agent(host: &str) -> Result<Child> {
         .with_context(|| format!("cannot start the agent of {host}"))
 }
 
-fn agent_command(host: &str, more: &[&str]) -> Command {
+fn agent_command(host: &str, store: &str, more: &[&str]) -> Command {
     let mut command = inside(host, &[]);
     command
         .arg(layout::bin_dir(false).join("overlay-agent"))
-        .args(["--node", host, "--underlay", "eth0", "--store", "sqlite:///run/ovl-demo/overlay.db"])
+        .args(["--node", host, "--underlay", "eth0", "--store", store])
         .arg("--run-dir")
         .arg(run_dir(host))
         .arg("--state-dir")

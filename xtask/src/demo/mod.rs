@@ -9,13 +9,13 @@
 mod lab;
 mod script;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use nix::unistd::geteuid;
 
-use crate::{build, phases::Phases, setup};
+use crate::{build, phases::Phases, servers::Kind, setup};
 use lab::Lab;
 use script::Script;
 
@@ -25,6 +25,32 @@ pub struct Options {
     /// Leave hosts, containers and agents up for playing; `cargo xtask clean` removes them
     #[arg(long)]
     keep: bool,
+
+    /// Where the cluster's state lives; a server is downloaded and started by itself
+    #[arg(long, value_enum, value_name = "KIND", default_value_t)]
+    store: Store,
+}
+
+/// A kind of store.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Store {
+    /// Embedded: a file that both hosts share
+    #[default]
+    Sqlite,
+    Consul,
+    Etcd,
+    Zookeeper,
+}
+
+impl Store {
+    fn server(self) -> Option<Kind> {
+        match self {
+            Self::Sqlite => None,
+            Self::Consul => Some(Kind::Consul),
+            Self::Etcd => Some(Kind::Etcd),
+            Self::Zookeeper => Some(Kind::Zookeeper),
+        }
+    }
 }
 
 /// Runs all steps, also those after one that failed; success only if all held.
@@ -39,7 +65,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     phases.next("build");
     build::run(&build::Options::default())?;
     phases.next("demo");
-    let lab = Lab::new()?;
+    let lab = Lab::new(options.store.server())?;
     let mut script = Script::new();
     play(&lab, &mut script);
     if options.keep {
@@ -59,10 +85,13 @@ fn play(lab: &Lab, script: &mut Script) {
     isolation(lab, script);
     joining(lab, script);
     maps(lab, script);
+    if let Some(browse) = lab.browse() {
+        store(browse, script);
+    }
 }
 
 fn agents(lab: &Lab, script: &mut Script) {
-    script.heading("Two hosts, each with an agent; an embedded store between them");
+    script.heading(&format!("Two hosts, each with an agent; the store between them is {}", lab.store_url()));
     for host in lab::HOSTS {
         let status = script.run(lab.overlay(host, &["status", "--wait"]));
         script.expect(&format!("the agent on {host} is ready"), status.succeeded());
@@ -139,4 +168,10 @@ fn maps(lab: &Lab, script: &mut Script) {
     script.expect("host2 finds bbox1 behind host1's VTEP", dump.has(&["02:42:0a:00:00:02", "192.168.77.1"]));
     let raw = script.run(lab.bpftool_fdb("host2"));
     script.expect("bpftool prints the FDB by field name", raw.has(&["\"vni\"", "\"mac\"", "\"vtep_addr\""]));
+}
+
+fn store(browse: Command, script: &mut Script) {
+    script.heading("The store's own browser shows the cluster's state by readable keys");
+    let keys = script.run(browse);
+    script.expect("networks and containers are there", keys.has(&["networks/ov_net1", "endpoints/ov_net1/"]));
 }

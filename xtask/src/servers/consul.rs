@@ -1,6 +1,10 @@
 //! Consul: one server that elects itself.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 
@@ -26,6 +30,12 @@ pub fn command(site: &Site<'_>) -> Result<Command> {
     consul.arg(format!("-http-port={http}"));
     consul.arg(format!("-server-port={server}")).arg(format!("-serf-lan-port={serf}"));
     Ok(consul)
+}
+
+pub fn browser(software: &Path, address: SocketAddr) -> Command {
+    let mut consul = Command::new(software.join("usr/bin/consul"));
+    consul.args(["kv", "get", "-keys", "-separator=", &format!("-http-addr={address}"), ""]);
+    consul
 }
 
 /// Whether there is a leader.

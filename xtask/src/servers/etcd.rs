@@ -1,6 +1,10 @@
 //! etcd: a cluster of one member.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 
@@ -25,6 +29,12 @@ pub fn command(site: &Site<'_>) -> Result<Command> {
     etcd.args(["--name", "one", "--initial-cluster", &format!("one={peer}")]);
     etcd.args(["--log-level", "warn"]);
     Ok(etcd)
+}
+
+pub fn browser(software: &Path, address: SocketAddr) -> Command {
+    let mut etcdctl = Command::new(software.join("usr/bin/etcdctl"));
+    etcdctl.args([&format!("--endpoints={address}"), "get", "--prefix", "--keys-only", ""]);
+    etcdctl
 }
 
 /// Whether there is a leader.

@@ -210,6 +210,19 @@ impl Server {
         self.resume()
     }
 
+    /// The store's own command that lists all keys; to be run where the server runs.
+    ///
+    /// # Errors
+    /// If its software cannot be had.
+    pub fn browser(&self) -> Result<Command> {
+        let (software, address) = (self.kind.software()?, self.address());
+        Ok(match self.kind {
+            Kind::Consul => consul::browser(&software, address),
+            Kind::Etcd => etcd::browser(&software, address),
+            Kind::Zookeeper => zookeeper::browser(&software, address),
+        })
+    }
+
     /// Its log.
     #[must_use]
     pub fn log(&self) -> PathBuf {

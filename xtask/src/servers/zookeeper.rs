@@ -1,6 +1,11 @@
 //! ZooKeeper: one server on the system's Java.
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -39,15 +44,8 @@ pub fn software() -> Result<PathBuf> {
 pub fn command(site: &Site<'_>) -> Result<Command> {
     let config = site.dir.join("zoo.cfg");
     fs::write(&config, settings(site)).with_context(|| format!("cannot write {}", config.display()))?;
-    let jars: Vec<String> = JARS
-        .iter()
-        .map(|jar| site.software.join(format!("usr/share/java/{jar}.jar")).display().to_string())
-        .collect();
-    let mut java = Command::new("java");
-    // A small server that starts quickly.
-    java.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
-    java.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
-    java.args(["-cp", &jars.join(":"), "org.apache.zookeeper.server.quorum.QuorumPeerMain"]).arg(config);
+    let mut java = java(site.software);
+    java.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(config);
     Ok(java)
 }
 
@@ -59,6 +57,26 @@ fn settings(site: &Site<'_>) -> String {
         site.ports[0],
         site.ip
     )
+}
+
+pub fn browser(software: &Path, address: SocketAddr) -> Command {
+    let mut client = java(software);
+    client.args(["org.apache.zookeeper.ZooKeeperMain", "-server", &address.to_string(), "ls", "-R", "/"]);
+    client
+}
+
+/// Java with what the server and its client load.
+fn java(software: &Path) -> Command {
+    let jars: Vec<String> = JARS
+        .iter()
+        .map(|jar| software.join(format!("usr/share/java/{jar}.jar")).display().to_string())
+        .collect();
+    let mut java = Command::new("java");
+    // Small, and quick to start.
+    java.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+    java.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
+    java.args(["-cp", &jars.join(":")]);
+    java
 }
 
 /// Whether it takes requests.
