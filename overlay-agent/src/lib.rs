@@ -20,3 +20,4 @@ pub mod paths;
 pub mod reconcile;
 pub mod service;
 pub mod store;
+pub mod verify;

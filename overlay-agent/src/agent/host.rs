@@ -13,7 +13,10 @@ use std::{
 
 use overlay_common::mac::Mac;
 
-use super::underlay::{self, UnderlayError};
+use super::{
+    devices::{self, Fault, FaultKind},
+    underlay::{self, UnderlayError},
+};
 use crate::{
     config::Config,
     model::{Cluster, EndpointId, Name},
@@ -23,6 +26,7 @@ use crate::{
 };
 
 /// The host, as it was last looked at.
+#[derive(Clone)]
 pub struct Host {
     node: Name,
     vxlan_port: u16,
@@ -33,6 +37,10 @@ pub struct Host {
     tunnel_ifindex: u32,
     links: Vec<Link>,
     next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    /// Our devices that had no fault when they were last looked at: what is wrong with them now is drift.
+    in_order: BTreeSet<String>,
+    /// Neighbours that the kernel was to keep and has no more.
+    lost_neighbours: BTreeSet<Ipv4Addr>,
 }
 
 /// The way to a VTEP: the neighbour that its packets go to, and that neighbour's address if it is known.
@@ -61,6 +69,8 @@ impl Host {
             tunnel_ifindex,
             links: Vec::new(),
             next_hops: BTreeMap::new(),
+            in_order: BTreeSet::new(),
+            lost_neighbours: BTreeSet::new(),
         }
     }
 
@@ -82,20 +92,73 @@ impl Host {
         &self.netlink
     }
 
-    /// Looks at the devices: the tunnel device (made anew if somebody removed it) and the host veths.
+    /// Looks at our devices and repairs what can be repaired before the programs are attached. `in_force` are
+    /// the host veths that must be up. Returns the faults, all of them.
     ///
     /// # Errors
     /// If the kernel does not say, or the tunnel device cannot be made.
-    pub async fn look(&mut self) -> Result<(), NetlinkError> {
+    pub async fn look(&mut self, in_force: &BTreeSet<String>) -> Result<Vec<Fault>, NetlinkError> {
         self.links = self.netlink.links().await?;
+        let faults = self.faults(in_force);
         if !self.links.iter().any(|l| l.ifindex == self.tunnel_ifindex) {
             self.tunnel_ifindex = self.netlink.create_tunnel(paths::TUNNEL_IFNAME, self.vxlan_port).await?;
         }
-        if let Err(e) = self.give_headroom().await {
-            // It costs speed alone, and a device may vanish at any moment.
-            tracing::debug!(reason = %e, "containers send without headroom");
+        for fault in &faults {
+            if let Err(e) = self.repair(fault).await {
+                // It costs speed alone, and a device may vanish at any moment.
+                tracing::debug!(device = fault.device, reason = %e, "not repaired");
+            }
         }
-        Ok(())
+        Ok(faults)
+    }
+
+    /// What is wrong with our devices, as they were last looked at.
+    #[must_use]
+    pub fn faults(&self, in_force: &BTreeSet<String>) -> Vec<Fault> {
+        devices::faults(&self.links, self.tunnel_ifindex, in_force)
+    }
+
+    /// Those of the faults that are drift: the device had been in order before.
+    pub fn drift(&mut self, faults: &[Fault]) -> Vec<Fault> {
+        let faulty: BTreeSet<&str> = faults.iter().map(|fault| fault.device.as_str()).collect();
+        let drift = faults.iter().filter(|fault| self.in_order.contains(&fault.device)).cloned().collect();
+        let ours = devices::ours(&self.links, self.tunnel_ifindex);
+        self.in_order = ours.filter(|name| !faulty.contains(name)).map(str::to_owned).collect();
+        drift
+    }
+
+    /// The neighbours that the kernel was to keep and has no more.
+    pub fn lost_neighbours(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.lost_neighbours.iter().copied()
+    }
+
+    /// Forgets them: they are found again by the next pass.
+    pub fn forget_lost_neighbours(&mut self) {
+        self.lost_neighbours.clear();
+    }
+
+    /// The host as it is now: a copy, looked at without changing anything, and whether its underlay can be used.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub async fn seen(&self, cluster: &Cluster) -> Result<(Self, Result<(), UnderlayError>), NetlinkError> {
+        let mut seen = self.clone();
+        seen.links = seen.netlink.links().await?;
+        let underlay = seen.look_at_underlay().await;
+        seen.next_hops.clear();
+        seen.lost_neighbours.clear();
+        for vtep in seen.other_vteps(cluster) {
+            let Ok(route) = seen.netlink.next_hop(vtep).await else { continue };
+            let neighbour = route.neighbour(vtep);
+            let mut mac = None;
+            if route.oif == seen.underlay.ifindex {
+                let state = seen.netlink.neighbour_state(route.oif, neighbour).await?;
+                mac = state.mac;
+                seen.lost_neighbours.extend((!state.kept).then_some(neighbour));
+            }
+            seen.next_hops.insert(vtep, NextHop { neighbour, mac });
+        }
+        Ok((seen, underlay))
     }
 
     /// Looks at the underlay as it is now. If it cannot be used just now, what was known of it stays: what
@@ -112,28 +175,37 @@ impl Host {
         Ok(())
     }
 
-    /// Brings the tunnel device up, once its program is attached.
+    /// Brings the tunnel device, and host veths that are down and should not be, up: once programs are attached.
     ///
     /// # Errors
-    /// If its port is another's, or the kernel refuses.
-    pub async fn start_tunnel(&self) -> Result<(), NetlinkError> {
+    /// If the tunnel's port is another's, or the kernel refuses.
+    pub async fn start(&self, faults: &[Fault]) -> Result<(), NetlinkError> {
+        let is_down = |fault: &&Fault| fault.kind == FaultKind::Down && paths::is_host_veth(&fault.device);
+        for veth in faults.iter().filter(is_down) {
+            match self.netlink.set_up(veth.ifindex).await {
+                Err(e) if !e.is_gone() => return Err(e),
+                _ => {}
+            }
+        }
         let is_up = self.links.iter().any(|l| l.ifindex == self.tunnel_ifindex && l.up);
         if is_up { Ok(()) } else { self.netlink.start_tunnel(self.tunnel_ifindex, self.vxlan_port).await }
     }
 
-    /// Makes tunnel device and host veths ports of the headroom bridge, the device that needs it first.
-    async fn give_headroom(&self) -> Result<(), NetlinkError> {
-        let bridge = self.links.iter().find(|l| l.name == paths::HEADROOM_IFNAME);
-        let bridge = match bridge {
-            Some(link) => link.ifindex,
-            None => self.netlink.create_bridge(paths::HEADROOM_IFNAME).await?,
-        };
-        let tunnel = self.links.iter().filter(|l| l.ifindex == self.tunnel_ifindex);
-        let veths = self.links.iter().filter(|l| paths::is_host_veth(&l.name));
-        for port in tunnel.chain(veths).filter(|l| l.controller != Some(bridge)) {
-            self.netlink.set_controller(port.ifindex, bridge).await?;
+    /// Repairs what does not wait for programs. Tunnel device and host veths become ports of the headroom bridge
+    /// in the order of the faults: the device that needs most room first.
+    async fn repair(&self, fault: &Fault) -> Result<(), NetlinkError> {
+        match fault.kind {
+            FaultKind::Missing if fault.device == paths::HEADROOM_IFNAME => {
+                self.netlink.create_bridge(&fault.device).await.map(drop)
+            }
+            FaultKind::NotPort => {
+                let bridge = self.netlink.create_bridge(paths::HEADROOM_IFNAME).await?;
+                self.netlink.set_controller(fault.ifindex, bridge).await
+            }
+            FaultKind::Mtu { wanted, .. } => self.netlink.set_mtu(fault.ifindex, wanted).await,
+            FaultKind::Up => self.netlink.set_down(fault.ifindex).await,
+            FaultKind::Missing | FaultKind::Down => Ok(()),
         }
-        Ok(())
     }
 
     /// Host veths that are there, by endpoint, for the endpoints of this node.
@@ -156,8 +228,7 @@ impl Host {
     /// Finds the next hops of VTEPs that are new, asks the kernel to keep them resolved, and forgets those
     /// that are gone.
     pub async fn resolve(&mut self, cluster: &Cluster) {
-        let others = cluster.nodes.values().map(|n| &n.record).filter(|n| n.name != self.node);
-        let vteps: BTreeSet<Ipv4Addr> = others.map(|n| n.vtep).collect();
+        let vteps = self.other_vteps(cluster);
         self.next_hops.retain(|vtep, _| vteps.contains(vtep));
         for vtep in vteps {
             if self.next_hops.contains_key(&vtep) {
@@ -182,8 +253,10 @@ impl Host {
                 if is_underlay {
                     // A device that goes down loses its neighbours, those that the kernel keeps for us too.
                     self.next_hops.clear();
+                    self.lost_neighbours.clear();
                 }
-                is_underlay || *ifindex == self.tunnel_ifindex || paths::is_host_veth(name)
+                let is_ours = name == paths::HEADROOM_IFNAME || paths::is_host_veth(name);
+                is_underlay || is_ours || *ifindex == self.tunnel_ifindex
             }
             NetEvent::AddressChanged { ifindex } => *ifindex == self.underlay.ifindex,
             NetEvent::Overrun => {
@@ -214,6 +287,11 @@ impl Host {
         }
     }
 
+    fn other_vteps(&self, cluster: &Cluster) -> BTreeSet<Ipv4Addr> {
+        let others = cluster.nodes.values().map(|n| &n.record).filter(|n| n.name != self.node);
+        others.map(|n| n.vtep).collect()
+    }
+
     async fn next_hop(&self, vtep: Ipv4Addr) -> Result<NextHop, NetlinkError> {
         let route = self.netlink.next_hop(vtep).await?;
         let neighbour = route.neighbour(vtep);
@@ -230,7 +308,14 @@ impl Host {
         if !self.next_hops.values().any(|hop| hop.neighbour == addr) {
             return false;
         }
-        let mac = self.netlink.neighbour(self.underlay.ifindex, addr).await.ok().flatten();
+        let state = self.netlink.neighbour_state(self.underlay.ifindex, addr).await.unwrap_or_default();
+        if !state.kept {
+            // Somebody removed it: the pass that follows asks for it again.
+            self.next_hops.retain(|_, hop| hop.neighbour != addr);
+            self.lost_neighbours.insert(addr);
+            return true;
+        }
+        let mac = state.mac;
         let mut changed = false;
         for hop in self.next_hops.values_mut().filter(|hop| hop.neighbour == addr) {
             changed |= hop.mac != mac;

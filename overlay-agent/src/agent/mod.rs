@@ -5,18 +5,25 @@
 //! * [`xdp`]: which XDP mode the device gets
 //! * [`membership`]: this node's record and its sign of life
 //! * [`mirror`]: the store's content, as it is now
+//! * [`devices`], [`containers`]: how our devices must be
 //! * [`host`]: what only this host knows: links, next hops
 //! * [`reconciler`]: passes that make the maps true
+//! * [`inspect`]: a look that changes nothing
+//! * [`repairs`]: what was broken and put right
 //! * [`collect`]: what has lost its other half
 //! * [`cleanup`]: removing everything of ours
 
 pub mod cleanup;
 pub mod collect;
+pub mod containers;
+pub mod devices;
 pub mod host;
+pub mod inspect;
 pub mod locks;
 pub mod membership;
 pub mod mirror;
 pub mod reconciler;
+pub mod repairs;
 pub mod underlay;
 pub mod xdp;
 
@@ -110,6 +117,7 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
     joined.await.context("the store went away")?;
     let tunnel_ifindex = netlink.create_tunnel(paths::TUNNEL_IFNAME, config.vxlan_port).await?;
     let in_progress = Arc::new(InProgress::default());
+    let repairs = Arc::new(repairs::Repairs::default());
     let reconciler = reconciler::spawn(reconciler::Parts {
         host: host::Host::new(&config, netlink.clone(), underlay, tunnel_ifindex),
         xdp: xdp::Choice::new(config.xdp),
@@ -117,7 +125,9 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         store: Arc::clone(&store),
         cluster: mirror.cluster(),
         in_progress: Arc::clone(&in_progress),
+        repairs: Arc::clone(&repairs),
     })?;
+    tokio::spawn(containers::guard(mirror.cluster(), reconciler.reports(), Arc::clone(&repairs)));
     tokio::spawn(membership::announce(Arc::clone(&store), identity, reconciler.reports()));
     let sign_of_life = membership.errors();
     let service = Service::new(Context {
@@ -129,6 +139,7 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         datapath,
         reconciler,
         in_progress,
+        repairs,
         warnings,
     });
     Ok((service, membership))

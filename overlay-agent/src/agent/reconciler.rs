@@ -5,7 +5,7 @@
 //! and a look every two seconds keeps our programs on their devices.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -19,12 +19,20 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{collect, host::Host, lock, until, xdp};
+use super::{
+    collect,
+    devices::Fault,
+    host::Host,
+    inspect::{self, Inspection},
+    lock,
+    repairs::Repairs,
+    until, xdp,
+};
 use crate::{
     api::types::XdpView,
     datapath::{
         Datapath, DatapathError,
-        links::{Hook, HookKind},
+        links::{Broken, Hook, HookKind},
     },
     model::{Cluster, EndpointId, Name},
     netlink::{self, EventStream, NetlinkError},
@@ -32,9 +40,11 @@ use crate::{
     reconcile::{Local, Plan, Tables, desired, desired::Underlay},
     service::InProgress,
     store::{Revision, Store},
+    verify::{self, maps},
 };
 
-const FULL_PASS: Duration = Duration::from_secs(60);
+/// Less than the minute within which drift is to be repaired.
+const FULL_PASS: Duration = Duration::from_secs(55);
 const GUARD: Duration = Duration::from_secs(2);
 
 /// What a reconciler works with.
@@ -51,6 +61,8 @@ pub struct Parts {
     pub cluster: watch::Receiver<Arc<Cluster>>,
     /// Endpoints that are being made or removed just now: none of the reconciler's business.
     pub in_progress: Arc<InProgress>,
+    /// What was repaired.
+    pub repairs: Arc<Repairs>,
 }
 
 /// What the last pass found and did.
@@ -62,8 +74,6 @@ pub struct Report {
     pub revision: Revision,
     /// Why the last pass failed.
     pub error: Option<String>,
-    /// Entries and links that were not as we left them, since the agent started.
-    pub repaired: u64,
     /// The underlay device's name.
     pub underlay_ifname: String,
     /// The underlay device.
@@ -77,6 +87,7 @@ pub struct Report {
 /// Asks the reconciler for passes; its task ends with the last handle.
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    errands: mpsc::Sender<Errand>,
     report: watch::Receiver<Report>,
     task: JoinHandle<()>,
 }
@@ -86,7 +97,41 @@ struct Request {
     reply: oneshot::Sender<Result<(), String>>,
 }
 
+/// What is done between two passes.
+enum Errand {
+    Inspect(oneshot::Sender<Result<Inspection, String>>),
+    Repair(oneshot::Sender<Result<(), String>>),
+}
+
 impl Handle {
+    /// Looks at everything that passes make true, and leaves it as it is.
+    ///
+    /// # Errors
+    /// Why it cannot be looked at.
+    pub async fn inspect(&self) -> Result<Inspection, String> {
+        let (reply, seen) = oneshot::channel();
+        self.errand(Errand::Inspect(reply), seen).await
+    }
+
+    /// Makes a full pass now: one that reads everything anew.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn repair(&self) -> Result<(), String> {
+        let (reply, done) = oneshot::channel();
+        self.errand(Errand::Repair(reply), done).await
+    }
+
+    async fn errand<T>(
+        &self,
+        errand: Errand,
+        answer: oneshot::Receiver<Result<T, String>>,
+    ) -> Result<T, String> {
+        let stopped = || "the agent is stopping".to_owned();
+        self.errands.send(errand).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
     /// Waits for a pass that saw at least this revision of the store and all devices as they are now.
     ///
     /// # Errors
@@ -129,23 +174,24 @@ impl Drop for Handle {
 pub fn spawn(parts: Parts) -> Result<Handle, NetlinkError> {
     let events = netlink::monitor()?;
     let (requests, receiver) = mpsc::channel(64);
+    let (errands, errand_receiver) = mpsc::channel(8);
     let (link, underlay) = parts.host.underlay();
     let (report, report_receiver) = watch::channel(Report {
         ready: false,
         revision: Revision::default(),
         error: None,
-        repaired: 0,
         underlay_ifname: link.name.clone(),
         underlay: underlay.clone(),
         xdp: XdpView { mode: "off".to_owned(), reason: "not yet decided".to_owned() },
         host_veths: BTreeMap::new(),
     });
     let reconciler = Reconciler { parts, written: None, distrust: true, pending: Vec::new(), report };
-    let task = tokio::spawn(reconciler.run(receiver, events));
-    Ok(Handle { requests, report: report_receiver, task })
+    let task = tokio::spawn(reconciler.run(receiver, errand_receiver, events));
+    Ok(Handle { requests, errands, report: report_receiver, task })
 }
 
-struct Reconciler {
+/// The one that makes passes.
+pub(super) struct Reconciler {
     parts: Parts,
     /// What we last wrote; absent before the first pass and after one that failed.
     written: Option<Tables>,
@@ -157,7 +203,7 @@ struct Reconciler {
 
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
-enum PassError {
+pub(super) enum PassError {
     #[error(transparent)]
     Underlay(#[from] super::underlay::UnderlayError),
     #[error(transparent)]
@@ -171,7 +217,12 @@ enum PassError {
 }
 
 impl Reconciler {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut events: EventStream) {
+    async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut errands: mpsc::Receiver<Errand>,
+        mut events: EventStream,
+    ) {
         let mut full = interval(FULL_PASS);
         let mut guard = interval(GUARD);
         full.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -186,12 +237,14 @@ impl Reconciler {
                     Some(request) => { self.pending.push(request); true }
                     None => return,
                 },
+                Some(errand) = errands.recv() => { self.run_errand(errand).await; false }
                 Some(event) = events.next() => self.parts.host.note(&event).await,
                 _ = full.tick() => { self.forget(); true }
                 _ = guard.tick() => true,
             };
             if self.drain(&mut requests, &mut events).await || wanted {
-                self.pass_and_report().await;
+                // A failure stands in the report, and the next pass tries again.
+                let _ = self.pass_and_report().await;
             }
         }
     }
@@ -209,13 +262,26 @@ impl Reconciler {
         wanted
     }
 
+    async fn run_errand(&mut self, errand: Errand) {
+        // Nobody waits if the caller was cancelled.
+        match errand {
+            Errand::Inspect(reply) => {
+                let _ = reply.send(self.inspect().await.map_err(|e| e.to_string()));
+            }
+            Errand::Repair(reply) => {
+                self.forget();
+                let _ = reply.send(self.pass_and_report().await);
+            }
+        }
+    }
+
     /// Makes the next pass read everything anew.
     fn forget(&mut self) {
         self.distrust = true;
         self.parts.host.forget_next_hops();
     }
 
-    async fn pass_and_report(&mut self) {
+    async fn pass_and_report(&mut self) -> Result<(), String> {
         let cluster = Arc::clone(&self.parts.cluster.borrow_and_update());
         let result = self.pass(&cluster).await.map_err(|e| e.to_string());
         if let Err(reason) = &result {
@@ -230,18 +296,21 @@ impl Reconciler {
             // Nobody waits if the caller was cancelled.
             let _ = request.reply.send(result.clone());
         }
+        result
     }
 
     async fn pass(&mut self, cluster: &Cluster) -> Result<(), PassError> {
         if !cluster.nodes.contains_key(self.parts.host.node()) {
             return Err(PassError::Wiped(self.parts.host.node().clone()));
         }
-        self.parts.host.look().await?;
+        let in_force = self.in_force(cluster);
+        let faults = self.parts.host.look(&in_force).await?;
+        self.note_drift(cluster, &faults);
         let underlay = self.parts.host.look_at_underlay().await;
         self.parts.host.resolve(cluster).await;
-        let observed = self.observe()?;
+        let Observed { tables: observed, indices } = self.observe(cluster)?;
         let hook = self.parts.xdp.hook(self.parts.host.underlay().0);
-        let local = self.parts.host.local(cluster, self.parts.xdp.decapsulates(), vtep_indices(&observed));
+        let local = self.parts.host.local(cluster, self.parts.xdp.decapsulates(), indices);
         let desired = desired(cluster, &local);
         let plan = Plan::between(&observed, &desired);
         if !plan.is_empty() {
@@ -249,71 +318,95 @@ impl Reconciler {
             lock(&self.parts.datapath).apply(&plan)?;
         }
         self.written = Some(desired);
-        let attached = self.attach(&local, hook);
+        let attached = self.attach(cluster, &local, hook);
         collect::halves(&self.parts, cluster, &local).await;
         attached?;
-        self.parts.host.start_tunnel().await?;
+        self.parts.host.start(&faults).await?;
         Ok(underlay?)
+    }
+
+    /// Host veths that must be up: those with a record that no operation is at work on.
+    pub(super) fn in_force(&self, cluster: &Cluster) -> BTreeSet<String> {
+        let endpoints = cluster.endpoints.values().map(|e| &e.record);
+        let here = endpoints.filter(|e| e.node == *self.parts.host.node());
+        here.filter(|e| !self.parts.in_progress.contains(&e.id)).map(|e| paths::host_veth(&e.id)).collect()
+    }
+
+    /// Writes down what is wrong with devices and neighbours that were in order before: this pass repairs it.
+    fn note_drift(&mut self, cluster: &Cluster, faults: &[Fault]) {
+        let drift = self.parts.host.drift(faults);
+        self.parts.repairs.note(drift.iter().map(|fault| fault.difference(cluster)));
+        let host = &self.parts.host;
+        self.parts.repairs.note(host.lost_neighbours().map(|addr| inspect::neighbour(host, cluster, addr)));
+        self.parts.host.forget_lost_neighbours();
     }
 
     /// What the maps hold: what we wrote, or, where that is not known or not to be trusted, what the
     /// kernel says. What then differs from what we wrote is drift: somebody else changed it.
-    fn observe(&mut self) -> Result<Tables, DatapathError> {
+    fn observe(&mut self, cluster: &Cluster) -> Result<Observed, DatapathError> {
         let written = match self.written.take() {
-            Some(tables) if !self.distrust => return Ok(tables),
+            Some(tables) if !self.distrust => {
+                return Ok(Observed { indices: vtep_indices(&tables), tables });
+            }
             written => written,
         };
         let tables = lock(&self.parts.datapath).observe()?;
         self.distrust = false;
-        let drift = written.map_or(0, |written| Plan::between(&tables, &written).len());
-        if drift > 0 {
-            tracing::warn!(drift, "map entries were not as we left them; repairing");
-            self.report.send_modify(|report| report.repaired += drift as u64);
-        }
-        Ok(tables)
+        let Some(written) = written else {
+            return Ok(Observed { indices: vtep_indices(&tables), tables });
+        };
+        let indices = vtep_indices(&written);
+        let local = self.parts.host.local(cluster, self.parts.xdp.decapsulates(), indices.clone());
+        self.parts.repairs.note(maps::differences(cluster, &local, &tables, &written));
+        Ok(Observed { tables, indices })
     }
 
-    fn attach(&mut self, local: &Local, xdp: Option<HookKind>) -> Result<(), DatapathError> {
-        let hooks = self.hooks(local, xdp);
-        let attached = lock(&self.parts.datapath).attach(&hooks);
+    fn attach(
+        &mut self,
+        cluster: &Cluster,
+        local: &Local,
+        xdp: Option<HookKind>,
+    ) -> Result<(), DatapathError> {
+        let host = &self.parts.host;
+        let programs = &host.underlay().0.xdp_programs;
+        let attached = lock(&self.parts.datapath).attach(&hooks(host, local, xdp), programs);
         match attached {
-            Ok(0) => Ok(()),
             Ok(broken) => {
-                tracing::warn!(broken, "programs or pins were gone and have been put back");
-                self.report.send_modify(|report| report.repaired += broken as u64);
+                let repaired = broken.iter().map(|broken: &Broken| verify::broken(cluster, broken));
+                self.parts.repairs.note(repaired);
                 Ok(())
             }
             Err(DatapathError::Attach { program: program::XDP_UNDERLAY, reason, .. }) => {
                 tracing::warn!(reason, "XDP refused, trying without");
                 self.parts.xdp.refused(&reason);
-                let next = self.parts.xdp.hook(self.parts.host.underlay().0);
-                let hooks = self.hooks(local, next);
-                lock(&self.parts.datapath).attach(&hooks).map(drop)
+                let host = &self.parts.host;
+                let (underlay, _) = host.underlay();
+                let hooks = hooks(host, local, self.parts.xdp.hook(underlay));
+                lock(&self.parts.datapath).attach(&hooks, &underlay.xdp_programs).map(drop)
             }
             Err(e) => Err(e),
         }
     }
 
-    fn hooks(&self, local: &Local, xdp: Option<HookKind>) -> Vec<Hook> {
-        let underlay = |kind| Hook {
-            ifname: self.parts.host.underlay().0.name.clone(),
-            ifindex: local.underlay.ifindex,
-            kind,
-        };
-        let tunnel = Hook {
-            ifname: paths::TUNNEL_IFNAME.to_owned(),
-            ifindex: local.tunnel_ifindex,
-            kind: HookKind::Ingress(program::FROM_TUNNEL),
-        };
-        // Also those without a record: what they send is dropped, not handed to the host.
-        let veths = self.parts.host.veths().map(|veth| Hook {
-            ifname: veth.name.clone(),
-            ifindex: veth.ifindex,
-            kind: HookKind::Ingress(program::FROM_ENDPOINT),
-        });
-        // The tunnel device before the underlay: nothing may come out of it unchecked.
-        let fixed = [tunnel, underlay(HookKind::Ingress(program::FROM_UNDERLAY))];
-        fixed.into_iter().chain(xdp.map(underlay)).chain(veths).collect()
+    pub(super) fn cluster(&self) -> Arc<Cluster> {
+        Arc::clone(&self.parts.cluster.borrow())
+    }
+
+    pub(super) fn host(&self) -> &Host {
+        &self.parts.host
+    }
+
+    pub(super) fn datapath(&self) -> &Mutex<Datapath> {
+        &self.parts.datapath
+    }
+
+    pub(super) fn written(&self) -> Option<&Tables> {
+        self.written.as_ref()
+    }
+
+    /// The XDP hook on this host's underlay, and whether it delivers.
+    pub(super) fn xdp(&mut self, host: &Host) -> (Option<HookKind>, bool) {
+        (self.parts.xdp.hook(host.underlay().0), self.parts.xdp.decapsulates())
     }
 
     fn update_report(&self, cluster: &Cluster, result: &Result<(), String>) {
@@ -334,6 +427,33 @@ impl Reconciler {
     }
 }
 
-fn vtep_indices(tables: &Tables) -> BTreeMap<Ipv4Addr, u32> {
+/// What the maps hold, and the indices that VTEPs have in it by what we know: somebody may have changed them.
+struct Observed {
+    tables: Tables,
+    indices: BTreeMap<Ipv4Addr, u32>,
+}
+
+/// The places of our programs.
+pub(super) fn hooks(host: &Host, local: &Local, xdp: Option<HookKind>) -> Vec<Hook> {
+    let underlay =
+        |kind| Hook { ifname: host.underlay().0.name.clone(), ifindex: local.underlay.ifindex, kind };
+    let tunnel = Hook {
+        ifname: paths::TUNNEL_IFNAME.to_owned(),
+        ifindex: local.tunnel_ifindex,
+        kind: HookKind::Ingress(program::FROM_TUNNEL),
+    };
+    // Also those without a record: what they send is dropped, not handed to the host.
+    let veths = host.veths().map(|veth| Hook {
+        ifname: veth.name.clone(),
+        ifindex: veth.ifindex,
+        kind: HookKind::Ingress(program::FROM_ENDPOINT),
+    });
+    // The tunnel device before the underlay: nothing may come out of it unchecked.
+    let fixed = [tunnel, underlay(HookKind::Ingress(program::FROM_UNDERLAY))];
+    fixed.into_iter().chain(xdp.map(underlay)).chain(veths).collect()
+}
+
+/// The index of each VTEP.
+pub(super) fn vtep_indices(tables: &Tables) -> BTreeMap<Ipv4Addr, u32> {
     tables.vteps.iter().map(|(index, vtep)| (Ipv4Addr::from(vtep.header.ip.dst), *index)).collect()
 }

@@ -88,6 +88,7 @@ mod tests {
             up: true,
             kind: kind.map(str::to_owned),
             controller: None,
+            xdp_programs: Vec::new(),
         }
     }
 

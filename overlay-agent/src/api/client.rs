@@ -25,7 +25,7 @@ use super::types::{
     AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
     ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NodeView, PolicyView, Status,
 };
-use crate::model::Name;
+use crate::{model::Name, verify::Verification};
 
 /// Longer than the server's own deadline: only an agent that hangs is cut off here.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -207,6 +207,22 @@ impl Client {
     /// [`ClientError`], as every call; a transient one while it is not done.
     pub async fn ready(&self) -> Result<Status> {
         self.get("/v1/ready").await
+    }
+
+    /// What is not as it should be on this host.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn verify(&self) -> Result<Verification> {
+        self.get("/v1/verify").await
+    }
+
+    /// The same, after the agent has repaired what it can.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn repair(&self) -> Result<Verification> {
+        self.call(Method::POST, "/v1/verify").await
     }
 
     /// Drop counters that are not zero.

@@ -12,6 +12,7 @@ mod node;
 mod output;
 mod policy;
 mod status;
+mod verify;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -66,6 +67,8 @@ enum Command {
     Policy(policy::Command),
     /// Show the state of this host's agent
     Status(status::Status),
+    /// Compare store, maps, programs, devices and neighbours; exit 1 if something is not as it should be
+    Verify(verify::Verify),
     /// Show how many packets were dropped, and why
     Drops(drops::Drops),
     /// Look into the BPF maps
@@ -87,6 +90,12 @@ pub enum CliError {
         /// What it waits for itself.
         reason: String,
     },
+    /// Something is not as it should be: the result says what.
+    #[error("there are differences")]
+    Differences,
+    /// This host cannot be looked at.
+    #[error(transparent)]
+    NotVerified(ClientError),
     /// The result cannot be printed.
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),
@@ -107,6 +116,7 @@ impl Cli {
             Command::Node(command) => command.run(&client, out).await,
             Command::Policy(command) => command.run(&client, out).await,
             Command::Status(status) => status.run(&client, out).await,
+            Command::Verify(verify) => verify.run(&client, out).await,
             Command::Drops(drops) => drops.run(&client, out).await,
             Command::Map(command) => command.run(&client, out).await,
         }
@@ -119,10 +129,13 @@ impl Cli {
 #[must_use]
 pub fn report(error: &CliError) -> ExitCode {
     let closed = matches!(error, CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe);
-    if !closed {
+    if !closed && !matches!(error, CliError::Differences) {
         eprintln!("overlay: {}", output::printable(&error.to_string()));
     }
-    ExitCode::FAILURE
+    match error {
+        CliError::NotVerified(_) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 /// Tells the user of wrong arguments, in one line; prints help and version where they were asked for.

@@ -4,14 +4,20 @@ use std::net::Ipv4Addr;
 
 use overlay_common::{
     abi::{capacity, map},
+    config::Config,
+    endpoint::Endpoint,
+    fdb::{FdbEntry, FdbKey},
     mac::Mac,
+    neigh::{Neigh, NeighKey},
+    network::Network,
+    policy::{Policy, PolicyKey},
     verdict::DropReason,
-    vtep::Vtep,
+    vtep::{Vtep, VtepMemberKey},
 };
 use serde_json::{Map, Value, json};
 
 use super::{Datapath, DatapathError};
-use crate::reconcile::Tables;
+use crate::reconcile::{RouteTarget, Tables};
 
 /// One entry.
 pub type Row = Map<String, Value>;
@@ -96,44 +102,70 @@ impl Datapath {
 
 fn dump_table(t: &Tables, name: &str) -> Option<Vec<Row>> {
     Some(match name {
-        map::CONFIG => vec![row(json!({
-            "underlay_ifindex": t.config.underlay_ifindex, "tunnel_ifindex": t.config.tunnel_ifindex,
-            "vtep_addr": ip(t.config.vtep_addr), "vxlan_port": u16::from_be(t.config.vxlan_port_be),
-            "underlay_mtu": t.config.underlay_mtu, "flags": t.config.flags,
-        }))],
-        map::NETWORKS => rows(&t.networks, |vni, n| {
-            json!({ "vni": vni, "gateway_ipv4": ip(n.gateway_ipv4), "gateway_mac": mac(n.gateway_mac),
-                "mtu": n.mtu, "flags": n.flags })
-        }),
-        map::VTEPS => rows(&t.vteps, |index, vtep| vtep_row(*index, vtep)),
-        map::VTEP_MEMBERS => {
-            rows(&t.vtep_members, |k, _| json!({ "vni": k.vni, "vtep_addr": ip(k.vtep_addr) }))
-        }
-        map::ENDPOINTS => rows(
-            &t.endpoints,
-            |ifindex, e| json!({ "ifindex": ifindex, "vni": e.vni, "ipv4": ip(e.ipv4), "mac": mac(e.mac) }),
-        ),
-        map::FDB => rows(&t.fdb, |k, v| {
-            json!({ "vni": k.vni, "mac": mac(k.mac), "ifindex": v.ifindex, "vtep": v.vtep,
-                "vtep_addr": ip(v.vtep_addr) })
-        }),
-        map::NEIGH => rows(&t.neigh, |k, v| json!({ "vni": k.vni, "ipv4": ip(k.ipv4), "mac": mac(v.mac) })),
-        map::POLICY => {
-            rows(&t.policy, |k, v| json!({ "src_vni": k.src_vni, "dst_vni": k.dst_vni, "action": v.action }))
-        }
-        map::ROUTES => rows(&t.routes, |target, vni| {
-            json!({ "scope_vni": u32::from_be(target.key.scope_vni_be),
-                "subnet": format!("{}/{}", ip(target.key.ipv4), target.prefix_len), "vni": vni })
-        }),
+        map::CONFIG => vec![row(config(&t.config))],
+        map::NETWORKS => rows(&t.networks, network),
+        map::VTEPS => rows(&t.vteps, vtep),
+        map::VTEP_MEMBERS => rows(&t.vtep_members, vtep_member),
+        map::ENDPOINTS => rows(&t.endpoints, endpoint),
+        map::FDB => rows(&t.fdb, fdb),
+        map::NEIGH => rows(&t.neigh, neigh),
+        map::POLICY => rows(&t.policy, policy),
+        map::ROUTES => rows(&t.routes, route),
         _ => return None,
     })
 }
 
-fn vtep_row(index: u32, vtep: &Vtep) -> Value {
+/// The entry of map `config`.
+pub(crate) fn config(c: &Config) -> Value {
+    json!({ "underlay_ifindex": c.underlay_ifindex, "tunnel_ifindex": c.tunnel_ifindex,
+        "vtep_addr": ip(c.vtep_addr), "vxlan_port": u16::from_be(c.vxlan_port_be),
+        "underlay_mtu": c.underlay_mtu, "flags": c.flags, "underlay_mac": mac(c.underlay_mac) })
+}
+
+/// An entry of map `networks`.
+pub(crate) fn network(vni: &u32, n: &Network) -> Value {
+    json!({ "vni": vni, "gateway_ipv4": ip(n.gateway_ipv4), "gateway_mac": mac(n.gateway_mac),
+        "mtu": n.mtu, "flags": n.flags })
+}
+
+/// An entry of map `vteps`.
+pub(crate) fn vtep(index: &u32, vtep: &Vtep) -> Value {
     let header = &vtep.header;
     json!({ "index": index, "remote": ip(header.ip.dst), "local": ip(header.ip.src),
         "port": u16::from_be(header.udp.dst_port_be), "next_hop_mac": mac(header.eth.dst),
         "local_mac": mac(header.eth.src) })
+}
+
+/// An entry of map `vtep_members`.
+pub(crate) fn vtep_member(key: &VtepMemberKey, _: &u32) -> Value {
+    json!({ "vni": key.vni, "vtep_addr": ip(key.vtep_addr) })
+}
+
+/// An entry of map `endpoints`.
+pub(crate) fn endpoint(ifindex: &u32, e: &Endpoint) -> Value {
+    json!({ "ifindex": ifindex, "vni": e.vni, "ipv4": ip(e.ipv4), "mac": mac(e.mac) })
+}
+
+/// An entry of map `fdb`.
+pub(crate) fn fdb(key: &FdbKey, entry: &FdbEntry) -> Value {
+    json!({ "vni": key.vni, "mac": mac(key.mac), "ifindex": entry.ifindex, "vtep": entry.vtep,
+        "vtep_addr": ip(entry.vtep_addr) })
+}
+
+/// An entry of map `neigh`.
+pub(crate) fn neigh(key: &NeighKey, entry: &Neigh) -> Value {
+    json!({ "vni": key.vni, "ipv4": ip(key.ipv4), "mac": mac(entry.mac) })
+}
+
+/// An entry of map `policy`.
+pub(crate) fn policy(key: &PolicyKey, policy: &Policy) -> Value {
+    json!({ "src_vni": key.src_vni, "dst_vni": key.dst_vni, "action": policy.action })
+}
+
+/// An entry of map `routes`.
+pub(crate) fn route(target: &RouteTarget, vni: &u32) -> Value {
+    json!({ "scope_vni": u32::from_be(target.key.scope_vni_be),
+        "subnet": format!("{}/{}", ip(target.key.ipv4), target.prefix_len), "vni": vni })
 }
 
 fn rows<K, V>(table: &std::collections::BTreeMap<K, V>, to_json: impl Fn(&K, &V) -> Value) -> Vec<Row> {

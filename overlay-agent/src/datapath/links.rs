@@ -44,7 +44,9 @@ pub enum HookKind {
 }
 
 impl Hook {
-    fn program(&self) -> &'static str {
+    /// The program's name.
+    #[must_use]
+    pub fn program(&self) -> &'static str {
         match self.kind {
             HookKind::Ingress(name) => name,
             HookKind::Xdp { .. } => program::XDP_UNDERLAY,
@@ -73,6 +75,15 @@ impl Hook {
     }
 }
 
+/// Something of ours that is not as we left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// Our program does not run at a place.
+    Detached(Hook),
+    /// A pin of a link, a map or a program is gone.
+    Unpinned(PathBuf),
+}
+
 /// The links that this agent holds.
 pub struct Links {
     paths: Paths,
@@ -84,18 +95,24 @@ impl Links {
         Self { paths: paths.clone(), held: BTreeMap::new() }
     }
 
-    /// Makes exactly `hooks` carry our programs. Returns how many that we held were found broken.
+    /// Makes exactly `hooks` carry our programs. Returns what we held and found broken. `xdp` are the programs
+    /// at the XDP hook of the underlay device.
     ///
     /// A device that vanishes this moment needs nothing any more. One that cannot be served does not keep the
     /// others from being served; the first failure is returned at the end.
-    pub(super) fn ensure(&mut self, ebpf: &mut Ebpf, hooks: &[Hook]) -> Result<usize, DatapathError> {
+    pub(super) fn ensure(
+        &mut self,
+        ebpf: &mut Ebpf,
+        hooks: &[Hook],
+        xdp: &[u32],
+    ) -> Result<Vec<Broken>, DatapathError> {
         self.create_pin_dir()?;
         self.remove_others(hooks)?;
-        let mut repaired = 0;
+        let mut repaired = Vec::new();
         let mut failure = None;
         for hook in hooks {
-            match self.ensure_one(ebpf, hook) {
-                Ok(was_broken) => repaired += usize::from(was_broken),
+            match self.ensure_one(ebpf, hook, xdp) {
+                Ok(broken) => repaired.extend(broken),
                 Err(_) if !hook.device_is_there() => {}
                 Err(e) => failure = failure.or(Some(e)),
             }
@@ -103,23 +120,58 @@ impl Links {
         failure.map_or(Ok(repaired), Err)
     }
 
-    fn ensure_one(&mut self, ebpf: &mut Ebpf, hook: &Hook) -> Result<bool, DatapathError> {
-        let Some(link) = self.held.remove(hook) else {
+    fn ensure_one(
+        &mut self,
+        ebpf: &mut Ebpf,
+        hook: &Hook,
+        xdp: &[u32],
+    ) -> Result<Option<Broken>, DatapathError> {
+        if !self.held.contains_key(hook) {
             self.attach(ebpf, hook)?;
-            return Ok(false);
-        };
-        let attached = is_attached(ebpf, hook)?;
-        if !attached {
-            self.unpin(&self.pin_path(hook))?;
-            self.attach(ebpf, hook)?;
-        } else if self.pin_path(hook).exists() {
-            self.held.insert(hook.clone(), link);
-            return Ok(false);
-        } else {
-            // Somebody removed the pin; the link itself lives as long as we hold it.
-            self.pin(hook, link.into())?;
+            return Ok(None);
         }
-        Ok(true)
+        let broken = self.broken_at(ebpf, hook, xdp)?;
+        match &broken {
+            None => {}
+            Some(Broken::Detached(_)) => {
+                self.held.remove(hook);
+                self.unpin(&self.pin_path(hook))?;
+                self.attach(ebpf, hook)?;
+            }
+            // The link itself lives as long as we hold it.
+            Some(Broken::Unpinned(_)) => {
+                if let Some(link) = self.held.remove(hook) {
+                    self.pin(hook, link.into())?;
+                }
+            }
+        }
+        Ok(broken)
+    }
+
+    /// What is broken at these places, left as it is.
+    pub(super) fn broken(
+        &self,
+        ebpf: &mut Ebpf,
+        hooks: &[Hook],
+        xdp: &[u32],
+    ) -> Result<Vec<Broken>, DatapathError> {
+        let mut broken = Vec::new();
+        for hook in hooks {
+            match self.broken_at(ebpf, hook, xdp) {
+                Ok(found) => broken.extend(found),
+                Err(_) if !hook.device_is_there() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(broken)
+    }
+
+    fn broken_at(&self, ebpf: &mut Ebpf, hook: &Hook, xdp: &[u32]) -> Result<Option<Broken>, DatapathError> {
+        if !self.held.contains_key(hook) || !is_attached(ebpf, hook, xdp)? {
+            return Ok(Some(Broken::Detached(hook.clone())));
+        }
+        let pin = self.pin_path(hook);
+        Ok((!pin.exists()).then_some(Broken::Unpinned(pin)))
     }
 
     fn create_pin_dir(&self) -> Result<(), DatapathError> {
@@ -235,11 +287,14 @@ where
     link.map_err(|e| hook.error(&chain(&e)))?.try_into().map_err(|e| hook.error(&e))
 }
 
-/// Whether our program is among those that run at the hook. An XDP link cannot be pushed off its device
-/// without its owner, so holding it is proof enough.
-fn is_attached(ebpf: &mut Ebpf, hook: &Hook) -> Result<bool, DatapathError> {
-    let HookKind::Ingress(name) = hook.kind else { return Ok(true) };
-    let own = object::classifier(ebpf, name)?.info().map_err(|e| hook.error(&chain(&e)))?.id();
+/// Whether our program is among those that run at the hook. To hold the link is no proof: root can detach it
+/// (`bpftool link detach`) and leaves us a link without a device.
+fn is_attached(ebpf: &mut Ebpf, hook: &Hook, xdp: &[u32]) -> Result<bool, DatapathError> {
+    let fail = |e: ProgramError| hook.error(&chain(&e));
+    let HookKind::Ingress(name) = hook.kind else {
+        return Ok(xdp.contains(&object::xdp(ebpf)?.info().map_err(fail)?.id()));
+    };
+    let own = object::classifier(ebpf, name)?.info().map_err(fail)?.id();
     let (_, programs) = SchedClassifier::query_tcx(&hook.ifname, TcAttachType::Ingress)
         .map_err(|e| hook.error(&chain(&e)))?;
     Ok(programs.iter().any(|program| program.id() == own))

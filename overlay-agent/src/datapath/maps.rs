@@ -81,6 +81,7 @@ impl Maps {
             neigh: self.neigh.entries()?,
             policy: self.policy.entries()?,
             routes: routes.collect::<Result<_, _>>().map_err(self.routes.fail("read"))?,
+            endpoint_stats: self.endpoint_stats()?.into_keys().map(|ifindex| (ifindex, ())).collect(),
         })
     }
 
@@ -92,7 +93,7 @@ impl Maps {
         self.networks.put(&plan.networks)?;
         self.put_vteps(&plan.vteps.put)?;
         self.vtep_members.put(&plan.vtep_members)?;
-        self.create_stats(&plan.endpoints)?;
+        self.create_stats(&plan.endpoint_stats)?;
         self.endpoints.put(&plan.endpoints)?;
         self.fdb.put(&plan.fdb)?;
         self.neigh.put(&plan.neigh)?;
@@ -104,7 +105,7 @@ impl Maps {
         self.neigh.delete(&plan.neigh)?;
         self.fdb.delete(&plan.fdb)?;
         self.endpoints.delete(&plan.endpoints)?;
-        self.delete_stats(&plan.endpoints)?;
+        self.delete_stats(&plan.endpoint_stats)?;
         self.retire_drops(&plan.endpoints.delete)?;
         self.vtep_members.delete(&plan.vtep_members)?;
         let unused: Vec<_> = plan.vteps.delete.iter().map(|index| (*index, Vtep::default())).collect();
@@ -134,12 +135,10 @@ impl Maps {
         Ok(())
     }
 
-    /// Counters of a new endpoint start at zero; those of one that is only changed go on.
-    fn create_stats(&mut self, edits: &Edits<u32, Endpoint>) -> Result<(), DatapathError> {
-        for (ifindex, _) in &edits.put {
-            if self.endpoint_stats.map.get(ifindex, 0).is_err() {
-                self.reset_stats(*ifindex)?;
-            }
+    /// Counters of a new endpoint start at zero.
+    fn create_stats(&mut self, edits: &Edits<u32, ()>) -> Result<(), DatapathError> {
+        for (ifindex, ()) in &edits.put {
+            self.reset_stats(*ifindex)?;
         }
         Ok(())
     }
@@ -181,7 +180,7 @@ impl Maps {
         Ok(())
     }
 
-    fn delete_stats(&mut self, edits: &Edits<u32, Endpoint>) -> Result<(), DatapathError> {
+    fn delete_stats(&mut self, edits: &Edits<u32, ()>) -> Result<(), DatapathError> {
         for ifindex in &edits.delete {
             gone_is_success(self.endpoint_stats.map.remove(ifindex))
                 .map_err(self.endpoint_stats.fail("delete from"))?;

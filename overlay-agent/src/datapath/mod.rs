@@ -24,7 +24,7 @@ use crate::{
     paths::Paths,
     reconcile::{Plan, Tables},
 };
-use links::{Hook, Links};
+use links::{Broken, Hook, Links};
 use maps::Maps;
 
 /// The data path of this host.
@@ -71,16 +71,27 @@ impl Datapath {
         self.maps.apply(plan)
     }
 
-    /// Makes exactly these hooks carry our programs, and all pins be there; returns how many were not as we
-    /// left them.
+    /// Makes exactly these hooks carry our programs, and all pins be there; returns what was not as we left it.
+    /// `xdp` are the programs at the XDP hook of the underlay device.
     ///
     /// # Errors
     /// If a program cannot be attached, or a pin not be made.
-    pub fn attach(&mut self, hooks: &[Hook]) -> Result<usize, DatapathError> {
-        let links = self.links.ensure(&mut self.ebpf, hooks)?;
+    pub fn attach(&mut self, hooks: &[Hook], xdp: &[u32]) -> Result<Vec<Broken>, DatapathError> {
+        let mut broken = self.links.ensure(&mut self.ebpf, hooks, xdp)?;
         let programs = object::ensure_programs_pinned(&mut self.ebpf, &self.paths)?;
         let maps = object::ensure_maps_pinned(&self.map_ids, &self.paths)?;
-        Ok(links + programs + maps)
+        broken.extend(programs.into_iter().chain(maps).map(Broken::Unpinned));
+        Ok(broken)
+    }
+
+    /// What [`attach`](Self::attach) would repair, left as it is.
+    ///
+    /// # Errors
+    /// If the kernel does not say what runs at a hook.
+    pub fn broken(&mut self, hooks: &[Hook], xdp: &[u32]) -> Result<Vec<Broken>, DatapathError> {
+        let mut broken = self.links.broken(&mut self.ebpf, hooks, xdp)?;
+        broken.extend(object::missing_pins(&self.paths).into_iter().map(Broken::Unpinned));
+        Ok(broken)
     }
 
     /// The maps.

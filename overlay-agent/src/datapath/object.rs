@@ -72,33 +72,40 @@ pub(super) fn map_ids(paths: &Paths) -> Result<MapIds, DatapathError> {
     PINNED_MAPS.into_iter().map(id).collect()
 }
 
-/// Pins the maps again whose pins somebody removed; returns how many.
-pub(super) fn ensure_maps_pinned(ids: &MapIds, paths: &Paths) -> Result<usize, DatapathError> {
+/// Pins the maps again whose pins somebody removed; returns those pins.
+pub(super) fn ensure_maps_pinned(ids: &MapIds, paths: &Paths) -> Result<Vec<PathBuf>, DatapathError> {
     create_dir(&paths.maps())?;
-    let mut repaired = 0;
+    let mut repaired = Vec::new();
     for (name, id) in ids {
         let path = paths.maps().join(name);
         if !path.exists() {
             let map = MapData::from_id(*id).map_err(|e| pin_error(&path, &e))?;
             map.pin(&path).map_err(|e| pin_error(&path, &e))?;
-            repaired += 1;
+            repaired.push(path);
         }
     }
     Ok(repaired)
 }
 
-/// Pins the programs that are not pinned; returns how many.
-pub(super) fn ensure_programs_pinned(ebpf: &mut Ebpf, paths: &Paths) -> Result<usize, DatapathError> {
+/// Pins the programs that are not pinned; returns those pins.
+pub(super) fn ensure_programs_pinned(ebpf: &mut Ebpf, paths: &Paths) -> Result<Vec<PathBuf>, DatapathError> {
     create_dir(&paths.programs())?;
-    let mut repaired = 0;
+    let mut repaired = Vec::new();
     for (name, program) in ebpf.programs_mut() {
         let path = paths.programs().join(name);
         if !path.exists() {
             program.pin(&path).map_err(|e| pin_error(&path, &e))?;
-            repaired += 1;
+            repaired.push(path);
         }
     }
     Ok(repaired)
+}
+
+/// The pins of maps and programs that are not there.
+pub(super) fn missing_pins(paths: &Paths) -> Vec<PathBuf> {
+    let maps = PINNED_MAPS.iter().map(|name| paths.maps().join(name));
+    let programs = PROGRAMS.iter().map(|name| paths.programs().join(name));
+    maps.chain(programs).filter(|path| !path.exists()).collect()
 }
 
 fn unpin(path: &Path) -> Result<(), DatapathError> {

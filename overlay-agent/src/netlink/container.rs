@@ -80,6 +80,20 @@ pub async fn set_gro(ns: &NetnsHandle, ifname: &str, on: bool) -> Result<(), Net
     within(ns, async move |netlink| netlink.set_gro(&ifname, on).await).await
 }
 
+/// Whether generic receive offload of an interface in a namespace is on; `None` if that interface is not the
+/// other end of the veth with index `peer`.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub async fn has_gro(ns: &NetnsHandle, ifname: &str, peer: u32) -> Result<Option<bool>, NetlinkError> {
+    let ifname = ifname.to_owned();
+    within(ns, async move |netlink| match netlink.is_peer(&ifname, peer).await? {
+        true => netlink.has_gro(&ifname).await.map(Some),
+        false => Ok(None),
+    })
+    .await
+}
+
 async fn start(netlink: &Netlink, link: &Link, mtu: u16) -> Result<(), NetlinkError> {
     let message = LinkUnspec::new_with_index(link.ifindex).mtu(mtu.into()).up().build();
     netlink.set_link(&format!("bring interface {:?} up with an MTU of {mtu}", link.name), message).await

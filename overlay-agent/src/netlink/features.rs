@@ -46,6 +46,14 @@ impl Netlink {
         self.feature(ifname, GENERIC_CHECKSUM).await
     }
 
+    /// Whether generic receive offload is on.
+    ///
+    /// # Errors
+    /// If there is no such device or the kernel cannot be asked.
+    pub async fn has_gro(&self, ifname: &str) -> Result<bool, NetlinkError> {
+        self.feature(ifname, GRO).await
+    }
+
     /// Turns generic receive offload on or off.
     ///
     /// # Errors

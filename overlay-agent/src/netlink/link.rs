@@ -8,7 +8,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{
         AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-        LinkMessage,
+        LinkMessage, LinkXdp,
     },
 };
 use nix::errno::Errno;
@@ -65,6 +65,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Index of the bridge (or other upper device) that it is a port of.
     pub controller: Option<u32>,
+    /// Programs that run at its XDP hook, in whichever mode.
+    pub xdp_programs: Vec<u32>,
 }
 
 impl Link {
@@ -84,6 +86,7 @@ impl Link {
             up: message.header.flags.contains(LinkFlags::Up),
             kind: None,
             controller: None,
+            xdp_programs: Vec::new(),
         };
         for attribute in message.attributes {
             match attribute {
@@ -92,6 +95,7 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Controller(ifindex) => link.controller = Some(ifindex),
                 LinkAttribute::LinkInfo(infos) => link.kind = infos.iter().find_map(kind_of),
+                LinkAttribute::Xdp(xdp) => link.xdp_programs = xdp.iter().filter_map(xdp_program).collect(),
                 _ => {}
             }
         }
@@ -101,6 +105,15 @@ impl Link {
 
 fn mac_or_zero(bytes: &[u8]) -> Mac {
     bytes.try_into().map_or(Mac::default(), Mac)
+}
+
+fn xdp_program(attribute: &LinkXdp) -> Option<u32> {
+    match attribute {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => {
+            Some(*id)
+        }
+        _ => None,
+    }
 }
 
 fn kind_of(info: &LinkInfo) -> Option<String> {
@@ -142,6 +155,13 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(new_link).map(Link::from_message).collect())
     }
 
+    /// Whether an interface is the other end of the veth with index `peer`.
+    pub(super) async fn is_peer(&self, name: &str, peer: u32) -> Result<bool, NetlinkError> {
+        let message = LinkUnspec::new_with_name(name).build();
+        let link = self.link_message(&format!("look up interface {name:?}"), message).await?;
+        Ok(link.is_some_and(|link| link.attributes.contains(&LinkAttribute::Link(peer))))
+    }
+
     /// Brings an interface up.
     ///
     /// # Errors
@@ -149,6 +169,15 @@ impl Netlink {
     pub async fn set_up(&self, ifindex: u32) -> Result<(), NetlinkError> {
         let message = LinkUnspec::new_with_index(ifindex).up().build();
         self.set_link(&format!("bring interface {ifindex} up"), message).await
+    }
+
+    /// Takes an interface down.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn set_down(&self, ifindex: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(ifindex).down().build();
+        self.set_link(&format!("take interface {ifindex} down"), message).await
     }
 
     /// Sets an interface's MTU in bytes.

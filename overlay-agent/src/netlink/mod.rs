@@ -19,11 +19,13 @@ mod tunnel;
 mod veth;
 
 pub use self::{
-    container::{ContainerConfig, ContainerRoute, configure, interfaces, set_gro},
+    container::{ContainerConfig, ContainerRoute, configure, has_gro, interfaces, set_gro},
     error::{NetlinkError, VethSide},
     link::{InvalidIfname, Link, check_ifname},
     monitor::{EventStream, NetEvent, monitor},
+    neighbour::Neighbour,
     request::Netlink,
     route::NextHop,
-    veth::ContainerLink,
+    tunnel::TUNNEL_MTU,
+    veth::{ContainerLink, HOST_VETH_MTU},
 };

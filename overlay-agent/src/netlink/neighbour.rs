@@ -21,6 +21,15 @@ use super::{
     request::Mode,
 };
 
+/// What the kernel has about a neighbour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its hardware address, if that is known.
+    pub mac: Option<Mac>,
+    /// It is kept resolved, by the kernel or because it is permanent.
+    pub kept: bool,
+}
+
 impl Netlink {
     /// A neighbour's hardware address, if the kernel knows a valid one.
     ///
@@ -29,6 +38,20 @@ impl Netlink {
     pub async fn neighbour(&self, oif: u32, address: Ipv4Addr) -> Result<Option<Mac>, NetlinkError> {
         let entry = self.neighbour_entry(oif, address).await?;
         Ok(entry.as_ref().and_then(resolved).map(|(_, mac)| mac))
+    }
+
+    /// What the kernel has about a neighbour.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn neighbour_state(&self, oif: u32, address: Ipv4Addr) -> Result<Neighbour, NetlinkError> {
+        let entry = self.neighbour_entry(oif, address).await?;
+        let is_kept =
+            |entry: &NeighbourMessage| is_managed(entry) || entry.header.state == NeighbourState::Permanent;
+        Ok(Neighbour {
+            mac: entry.as_ref().and_then(resolved).map(|(_, mac)| mac),
+            kept: entry.as_ref().is_some_and(is_kept),
+        })
     }
 
     /// The neighbours on a device with a valid hardware address.

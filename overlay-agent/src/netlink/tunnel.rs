@@ -10,7 +10,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use super::{Netlink, NetlinkError, VethSide, check_ifname, request::Mode};
 
 /// The longest outer packet less its headers: the underlay's MTU decides what fits, and that in BPF.
-const TUNNEL_MTU: u32 = 65535 - 50;
+pub const TUNNEL_MTU: u32 = 65535 - 50;
 
 /// What stands under the tunnel's name.
 enum Existing {

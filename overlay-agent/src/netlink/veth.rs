@@ -17,6 +17,10 @@ use crate::netns::NetnsHandle;
 /// 16 bits.
 const MAX_GSO_LEN: u32 = MAX_INNER_LEN as u32;
 
+/// MTU of the end on the host: a veth drops what exceeds its own before our program can answer it with
+/// fragmentation-needed.
+pub const HOST_VETH_MTU: u32 = u16::MAX as u32;
+
 /// The container's end of a veth pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerLink {
@@ -84,8 +88,7 @@ fn veth_message(host_name: &str, ns: &NetnsHandle, container: &ContainerLink) ->
         .build();
     LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(host_name)
-        // A veth drops what exceeds its own MTU before our program can answer it with fragmentation-needed.
-        .mtu(u32::from(u16::MAX))
+        .mtu(HOST_VETH_MTU)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .build()
 }

@@ -157,6 +157,7 @@ fn add_endpoint(
         let record =
             endpoint::Endpoint { vni, ipv4: endpoint.ipv4.octets(), mac: endpoint.mac.0, pad: [0; 2] };
         tables.endpoints.insert(ifindex, record);
+        tables.endpoint_stats.insert(ifindex, ());
         tables.fdb.insert(key, FdbEntry::local(ifindex));
     } else {
         let Some(node) = cluster.nodes.get(&endpoint.node).map(|n| &n.record) else { return };

@@ -67,6 +67,8 @@ pub struct Plan {
     pub policy: Edits<PolicyKey, Policy>,
     /// Map `routes`.
     pub routes: Edits<RouteTarget, u32>,
+    /// Map `endpoint_stats`: counters to start at zero, and those that are no longer needed.
+    pub endpoint_stats: Edits<u32, ()>,
 }
 
 impl Plan {
@@ -83,6 +85,7 @@ impl Plan {
             neigh: Edits::between(&observed.neigh, &desired.neigh),
             policy: Edits::between(&observed.policy, &desired.policy),
             routes: Edits::between(&observed.routes, &desired.routes),
+            endpoint_stats: Edits::between(&observed.endpoint_stats, &desired.endpoint_stats),
         }
     }
 
@@ -98,6 +101,7 @@ impl Plan {
             + self.neigh.len()
             + self.policy.len()
             + self.routes.len()
+            + self.endpoint_stats.len()
     }
 
     /// Whether there is nothing to do.

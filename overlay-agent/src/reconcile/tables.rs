@@ -22,7 +22,7 @@ pub struct RouteTarget {
     pub key: RouteKey,
 }
 
-/// All maps. Counters are not in it: the programs write them.
+/// All maps. Of the counters only the keys that the agent makes are in it: the programs write the values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
     /// Map `config`.
@@ -43,4 +43,6 @@ pub struct Tables {
     pub policy: BTreeMap<PolicyKey, Policy>,
     /// Map `routes`: the VNI that each subnet leads to.
     pub routes: BTreeMap<RouteTarget, u32>,
+    /// Keys of map `endpoint_stats`: without an entry the programs do not count.
+    pub endpoint_stats: BTreeMap<u32, ()>,
 }

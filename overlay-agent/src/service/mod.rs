@@ -6,6 +6,7 @@
 //!
 //! * [`networks`], [`attach`], [`detach`], [`policies`]: the operations
 //! * [`claim`]: names and addresses, decided by the store
+//! * [`verify`]: what is not as it should be
 //! * [`endpoints`], [`views`]: what there is to see
 
 mod attach;
@@ -16,6 +17,7 @@ mod error;
 mod networks;
 mod policies;
 mod progress;
+mod verify;
 mod views;
 
 use std::sync::{Arc, Mutex};
@@ -27,7 +29,7 @@ pub use error::ServiceError;
 pub use progress::InProgress;
 
 use crate::{
-    agent::{mirror::Mirror, reconciler},
+    agent::{mirror::Mirror, reconciler, repairs::Repairs},
     api::types::{
         AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
         MapDump, MapView, NetworkView, NodeView, PolicyView, Status,
@@ -37,6 +39,7 @@ use crate::{
     model::{Cluster, Name, Network, cluster::Versioned},
     netlink::Netlink,
     store::{Revision, Store},
+    verify::Verification,
 };
 
 type Result<T> = std::result::Result<T, ServiceError>;
@@ -59,6 +62,8 @@ pub struct Context {
     pub reconciler: reconciler::Handle,
     /// Endpoints that are being made or removed.
     pub in_progress: Arc<InProgress>,
+    /// What the agent repaired by itself.
+    pub repairs: Arc<Repairs>,
     /// What is not as it should be on this host.
     pub warnings: Vec<String>,
 }
@@ -180,6 +185,16 @@ impl Service {
     pub async fn ready(&self) -> Result<Status> {
         self.context.reconciler.ready().await;
         self.status().await
+    }
+
+    /// What is not as it should be on this host.
+    pub async fn verify(&self) -> Result<Verification> {
+        verify::verify(&self.context).await
+    }
+
+    /// Repairs what is not as it should be, as far as the agent can.
+    pub async fn repair(&self) -> Result<Verification> {
+        self.finish(async move |context| verify::repair(&context).await).await
     }
 
     /// Drop counters that are not zero, most packets first.

@@ -57,7 +57,7 @@ pub fn status(context: &Context) -> Status {
             local_endpoints: cluster.endpoints.values().filter(|e| e.record.node == *node).count(),
             nodes: cluster.nodes.len(),
         },
-        repaired: report.repaired,
+        repaired: context.repairs.count(),
         reconcile_error: report.error,
         quarantined: cluster.quarantined.clone(),
         pin_dir: context.config.paths.maps(),

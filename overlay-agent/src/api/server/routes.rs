@@ -17,6 +17,7 @@ use crate::{
     },
     model::Name,
     service::Service,
+    verify::Verification,
 };
 
 type Agent = Arc<Service>;
@@ -36,6 +37,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/policies/{a}/{b}", put(allow).delete(deny))
         .route("/v1/status", get(status))
         .route("/v1/ready", get(ready))
+        .route("/v1/verify", get(verify).post(repair))
         .route("/v1/drops", get(drops))
         .route("/v1/maps", get(maps))
         .route("/v1/maps/{map}", get(dump_map))
@@ -114,6 +116,14 @@ async fn status(State(service): State<Agent>) -> Answer<Status> {
 
 async fn ready(State(service): State<Agent>) -> Answer<Status> {
     Ok(Json(service.ready().await?))
+}
+
+async fn verify(State(service): State<Agent>) -> Answer<Verification> {
+    Ok(Json(service.verify().await?))
+}
+
+async fn repair(State(service): State<Agent>) -> Answer<Verification> {
+    Ok(Json(service.repair().await?))
 }
 
 async fn drops(State(service): State<Agent>) -> Answer<Vec<DropView>> {
