@@ -71,6 +71,11 @@ pub enum MembershipError {
         /// How many host veths there are.
         veths: usize,
     },
+    /// Half of another store's state is in the store.
+    #[error(
+        "an import into the store is not finished: run `overlay store import` again with the same export"
+    )]
+    HalfImported,
     /// The node's identity cannot be read or written.
     #[error("node identity {}: {source}", .path.display())]
     Identity {
@@ -148,6 +153,9 @@ pub async fn check(
     identity: &Identity,
     veths: usize,
 ) -> Result<(), MembershipError> {
+    if cluster.is_half_imported() {
+        return Err(MembershipError::HalfImported);
+    }
     let record = &identity.record;
     if let Some(alive) = store.get(&Key::Alive(record.name.clone()).to_string()).await? {
         check_owner(store, record, &alive).await?;

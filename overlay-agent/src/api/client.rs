@@ -25,7 +25,7 @@ use super::types::{
     AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
     ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NodeView, PolicyView, Status,
 };
-use crate::{model::Name, verify::Verification};
+use crate::{model::Name, store::transfer::Exported, verify::Verification};
 
 /// Longer than the server's own deadline: only an agent that hangs is cut off here.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -207,6 +207,14 @@ impl Client {
     /// [`ClientError`], as every call; a transient one while it is not done.
     pub async fn ready(&self) -> Result<Status> {
         self.get("/v1/ready").await
+    }
+
+    /// The cluster's state, as a document that can be imported into another store.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn export(&self) -> Result<Exported> {
+        self.get("/v1/store/export").await
     }
 
     /// What is not as it should be on this host.

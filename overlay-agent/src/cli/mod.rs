@@ -12,6 +12,7 @@ mod node;
 mod output;
 mod policy;
 mod status;
+mod store;
 mod verify;
 
 use std::{io, path::PathBuf, process::ExitCode};
@@ -21,7 +22,9 @@ use clap::{Parser, Subcommand};
 use self::output::{Format, Output};
 use crate::{
     api::client::{Client, ClientError},
+    config::AccessError,
     paths,
+    store::transfer::TransferError,
 };
 
 /// Networks for containers across hosts: talks to the overlay-agent of this host.
@@ -71,6 +74,9 @@ enum Command {
     Verify(verify::Verify),
     /// Show how many packets were dropped, and why
     Drops(drops::Drops),
+    /// Move the cluster's state from one store to another
+    #[command(subcommand)]
+    Store(store::Command),
     /// Look into the BPF maps
     #[command(subcommand)]
     Map(map::Command),
@@ -96,6 +102,20 @@ pub enum CliError {
     /// This host cannot be looked at.
     #[error(transparent)]
     NotVerified(ClientError),
+    /// The state cannot be moved.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// What is to open the store cannot be read.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The result cannot be printed.
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),
@@ -118,6 +138,7 @@ impl Cli {
             Command::Status(status) => status.run(&client, out).await,
             Command::Verify(verify) => verify.run(&client, out).await,
             Command::Drops(drops) => drops.run(&client, out).await,
+            Command::Store(command) => command.run(&client, out).await,
             Command::Map(command) => command.run(&client, out).await,
         }
     }

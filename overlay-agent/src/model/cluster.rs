@@ -48,7 +48,16 @@ pub struct Cluster {
     pub revision: Revision,
 }
 
+/// Why half of another store's state is in this one.
+const UNFINISHED_IMPORT: &str = "an import into this store is not finished: run `overlay store import` again";
+
 impl Cluster {
+    /// Whether an import into the store is not finished: what there is may be half of it.
+    #[must_use]
+    pub fn is_half_imported(&self) -> bool {
+        self.quarantined.contains_key(&Key::Import.to_string())
+    }
+
     /// The state that a full listing of the store shows.
     #[must_use]
     pub fn from_listing(entries: &[Entry], revision: Revision) -> Self {
@@ -121,6 +130,7 @@ impl Cluster {
                 self.addresses.entry(network).or_default().insert(ip, Versioned { record, revision });
             }
             Key::Policy(from, to) => drop(self.policies.insert((from, to), parse(entry)?)),
+            Key::Import => return Err(UNFINISHED_IMPORT.to_owned()),
         }
         Ok(())
     }
@@ -149,6 +159,7 @@ impl Cluster {
                 }
             }
             Key::Policy(from, to) => drop(self.policies.remove(&(from, to))),
+            Key::Import => {}
         }
     }
 

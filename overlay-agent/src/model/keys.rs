@@ -11,6 +11,7 @@
 //! overlay/v1/addresses/<network>/<ipv4>      Address
 //! overlay/v1/macs/<network>/<mac>            id of the endpoint that claimed it
 //! overlay/v1/policies/<from>/<to>            Policy
+//! overlay/v1/import                          only while another store's state is being imported
 //! ```
 
 use std::net::Ipv4Addr;
@@ -46,6 +47,8 @@ pub enum Key {
     Mac(Name, Mac),
     /// A policy, from one network to another.
     Policy(Name, Name),
+    /// The marker of an import that is not finished: see [`crate::store::transfer`].
+    Import,
 }
 
 impl std::fmt::Display for Key {
@@ -61,6 +64,7 @@ impl std::fmt::Display for Key {
             Self::Address(network, ip) => write!(f, "{ROOT}addresses/{network}/{ip}"),
             Self::Mac(network, mac) => write!(f, "{ROOT}macs/{network}/{mac}"),
             Self::Policy(from, to) => write!(f, "{ROOT}policies/{from}/{to}"),
+            Self::Import => write!(f, "{ROOT}import"),
         }
     }
 }
@@ -89,6 +93,7 @@ impl std::str::FromStr for Key {
             ["addresses", network, ip] => Self::Address(part(network)?, part(ip)?),
             ["macs", network, mac] => Self::Mac(part(network)?, part(mac)?),
             ["policies", from, to] => Self::Policy(part(from)?, part(to)?),
+            ["import"] => Self::Import,
             _ => return Err(InvalidKey),
         };
         // One object, one key: `vnis/0256` is not another way to write `vnis/256`.
@@ -112,6 +117,7 @@ mod tests {
     #[case("overlay/v1/addresses/ov_net1/10.0.0.2")]
     #[case("overlay/v1/macs/ov_net1/02:42:0a:00:00:02")]
     #[case("overlay/v1/policies/ov_net1/ov_net2")]
+    #[case("overlay/v1/import")]
     fn keys_round_trip(#[case] text: &str) {
         assert_eq!(text.parse::<Key>().unwrap().to_string(), text);
     }

@@ -6,6 +6,7 @@
 //!
 //! * [`networks`], [`attach`], [`detach`], [`policies`]: the operations
 //! * [`claim`]: names and addresses, decided by the store
+//! * [`export`]: the cluster's state as a document
 //! * [`verify`]: what is not as it should be
 //! * [`endpoints`], [`views`]: what there is to see
 
@@ -14,6 +15,7 @@ mod claim;
 mod detach;
 mod endpoints;
 mod error;
+mod export;
 mod networks;
 mod policies;
 mod progress;
@@ -38,7 +40,7 @@ use crate::{
     datapath::Datapath,
     model::{Cluster, Name, Network, cluster::Versioned},
     netlink::Netlink,
-    store::{Revision, Store},
+    store::{Revision, Store, transfer::Exported},
     verify::Verification,
 };
 
@@ -185,6 +187,11 @@ impl Service {
     pub async fn ready(&self) -> Result<Status> {
         self.context.reconciler.ready().await;
         self.status().await
+    }
+
+    /// The cluster's state, to be imported into another store.
+    pub async fn export(&self) -> Result<Exported> {
+        export::export(&self.context).await
     }
 
     /// What is not as it should be on this host.

@@ -18,6 +18,7 @@ pub mod etcd;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod target;
+pub mod transfer;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 

@@ -17,6 +17,7 @@ use crate::{
     },
     model::Name,
     service::Service,
+    store::transfer::Exported,
     verify::Verification,
 };
 
@@ -37,6 +38,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/policies/{a}/{b}", put(allow).delete(deny))
         .route("/v1/status", get(status))
         .route("/v1/ready", get(ready))
+        .route("/v1/store/export", get(export))
         .route("/v1/verify", get(verify).post(repair))
         .route("/v1/drops", get(drops))
         .route("/v1/maps", get(maps))
@@ -116,6 +118,10 @@ async fn status(State(service): State<Agent>) -> Answer<Status> {
 
 async fn ready(State(service): State<Agent>) -> Answer<Status> {
     Ok(Json(service.ready().await?))
+}
+
+async fn export(State(service): State<Agent>) -> Answer<Exported> {
+    Ok(Json(service.export().await?))
 }
 
 async fn verify(State(service): State<Agent>) -> Answer<Verification> {
