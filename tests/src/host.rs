@@ -69,6 +69,12 @@ impl Flags {
         self
     }
 
+    /// The value of a flag.
+    #[must_use]
+    pub fn get(&self, flag: &str) -> Option<&str> {
+        self.0.get(flag).map(String::as_str)
+    }
+
     /// As words of a command line.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flat_map(|(flag, value)| [flag.as_str(), value.as_str()])

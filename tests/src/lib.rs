@@ -7,6 +7,7 @@
 //! * [`packet`], [`tap`]: raw frames, honest and hostile, and the sockets that send and see them
 //! * [`traffic`]: peers that ping, echo, stream and count
 //! * [`views`], [`drops`]: what the command line prints, and how the drop counters moved
+//! * [`oracle`]: store, maps, links, devices and neighbours of all hosts, held against each other
 //! * [`leftovers`]: what must not be there afterwards
 //! * [`turns`], [`cpu`], [`stats`]: for measurements: who runs when, how busy the machine is, what came out
 //!
@@ -21,6 +22,7 @@ pub mod exec;
 pub mod host;
 pub mod leftovers;
 pub mod netns;
+pub mod oracle;
 pub mod packet;
 pub mod stats;
 pub mod tap;

@@ -142,3 +142,42 @@ pub struct MapDump {
     /// Its entries.
     pub entries: Vec<serde_json::Map<String, serde_json::Value>>,
 }
+
+/// `overlay verify`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Verification {
+    /// What is not as it should be.
+    pub differences: Vec<Difference>,
+    /// What was, until this command repaired it.
+    pub repaired: Vec<Difference>,
+    /// What the agent repaired by itself.
+    pub repaired_by_itself: Vec<Repair>,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Difference {
+    /// Which layer is wrong.
+    pub layer: String,
+    /// The thing.
+    pub subject: String,
+    /// What there is.
+    pub found: Option<String>,
+    /// What there should be.
+    pub wanted: Option<String>,
+    /// What that means.
+    pub reason: String,
+    /// The network concerned.
+    pub network: Option<String>,
+    /// The endpoint concerned.
+    pub endpoint: Option<String>,
+    /// The node concerned.
+    pub node: Option<String>,
+}
+
+/// Something that was repaired.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Repair {
+    /// What it was.
+    pub difference: Difference,
+}

@@ -15,6 +15,7 @@ use overlay_tests::{
     drops::Drops,
     exec,
     host::Host,
+    oracle::expect_agreement,
     packet::{Addr, DISCARD_PORT, Frame},
     tap::Tap,
     topology::{CONVERGENCE, Cluster, Plan, settle, time_to_pass, two_hosts},
@@ -76,6 +77,7 @@ fn killing_the_agents_loses_no_packet_and_resets_no_connection() {
     flow.wait_for_more(200);
     assert_eq!(session.ask("alive?").unwrap(), "b");
     expect_whole(flow.stop());
+    expect_agreement(&cluster);
 }
 
 #[test]
@@ -95,6 +97,7 @@ fn an_agent_that_is_killed_while_it_starts_is_repaired_by_the_next_one() {
     expect_whole(flow.stop());
     let c = Container::attached(host, "net", "c");
     settle(&[&c, &b]);
+    expect_agreement(&cluster);
 }
 
 #[test]
@@ -114,6 +117,7 @@ fn a_restart_repairs_what_changed_while_the_agent_was_dead() {
         });
     }
     assert_eq!(host_veths(&cluster.hosts[0]).len(), 1);
+    expect_agreement(&cluster);
 }
 
 #[test]
@@ -282,6 +286,7 @@ fn an_endpoint_whose_namespace_is_deleted_is_collected_and_its_address_is_free_a
     let mut heir = Container::new("heir");
     heir.attach(&cluster.hosts[1], "net", &["--ip", &ip]);
     settle(&[&heir, &b]);
+    expect_agreement(&cluster);
 }
 
 #[test]
@@ -353,6 +358,7 @@ fn an_attachment_that_fails_half_way_leaves_nothing() {
     // The name, the address and the namespace are as free as before.
     late.attach(host, "net", &["--ip", "10.0.0.99"]);
     settle(&[&late, &a, &b]);
+    expect_agreement(&cluster);
 }
 
 #[test]
@@ -374,6 +380,7 @@ fn filters_that_somebody_removes_are_attached_again() {
         assert!(time.is_some(), "{} does not reach {} again", sender.name(), receiver.name());
     }
     assert!(host.status().repaired > repaired, "the repair is not reported");
+    expect_agreement(&cluster);
 }
 
 #[test]
@@ -392,4 +399,5 @@ fn pins_that_somebody_removes_are_there_again() {
     flow.wait_for_more(200);
     host.start();
     expect_whole(flow.stop());
+    expect_agreement(&cluster);
 }

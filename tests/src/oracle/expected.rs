@@ -1,0 +1,217 @@
+//! What the store's records ask of one host.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use serde_json::Value;
+
+use super::{
+    kernel::{BRIDGE, Kernel, TUNNEL},
+    store::{Records, number, text},
+};
+use crate::{host::Host, underlay::UNDERLAY_IFNAME};
+
+/// VXLAN takes these bytes of the underlay's MTU: outer IPv4, UDP, VXLAN, inner Ethernet.
+const OVERHEAD: u64 = 20 + 8 + 8 + 14;
+
+/// What a host should have, in the lines of [`Kernel`].
+pub(super) struct Expected<'a> {
+    pub(super) lines: BTreeSet<String>,
+    records: &'a Records,
+    host: &'a Host,
+    found: &'a Kernel,
+    hosts: &'a [Host],
+}
+
+impl<'a> Expected<'a> {
+    pub(super) fn of(records: &'a Records, host: &'a Host, found: &'a Kernel, hosts: &'a [Host]) -> Self {
+        let mut expected = Self { lines: BTreeSet::new(), records, host, found, hosts };
+        expected.config();
+        expected.networks();
+        expected.endpoints();
+        expected.nodes();
+        expected.devices();
+        expected.programs();
+        expected
+    }
+
+    fn line(&mut self, line: String) {
+        self.lines.insert(line);
+    }
+
+    fn underlay(&self) -> &'a Value {
+        &self.found.devices[UNDERLAY_IFNAME]
+    }
+
+    fn ifindex(&self, device: &str) -> u64 {
+        self.found.devices.get(device).map_or(0, |device| number(device, "ifindex"))
+    }
+
+    fn flag(&self, flag: &str) -> &'a str {
+        self.host.flags().get(flag).unwrap_or_default()
+    }
+
+    fn port(&self) -> &'a str {
+        Some(self.flag("--vxlan-port")).filter(|port| !port.is_empty()).unwrap_or("4789")
+    }
+
+    fn config(&mut self) {
+        let features = self.host.netns().must(&["ethtool", "-k", UNDERLAY_IFNAME]);
+        let generic = features.lines().any(|line| line.trim().starts_with("tx-checksum-ip-generic: on"));
+        let flags = u8::from(generic) + if self.flag("--xdp") == "decap" { 2 } else { 0 };
+        let (underlay, tunnel) = (self.underlay(), self.ifindex(TUNNEL));
+        self.line(format!(
+            "config: underlay {} tunnel {tunnel} vtep {} port {} mtu {} mac {} flags {flags}",
+            underlay["ifindex"],
+            self.host.addr().ip,
+            self.port(),
+            underlay["mtu"],
+            text(underlay, "address"),
+        ));
+    }
+
+    fn networks(&mut self) {
+        let most = number(self.underlay(), "mtu") - OVERHEAD;
+        let mut everywhere: BTreeMap<String, u64> = BTreeMap::new();
+        for (name, network) in self.records.of("networks") {
+            let (vni, gateway, subnet) =
+                (number(network, "vni"), text(network, "gateway"), network_of(network));
+            let mtu = network["mtu"].as_u64().map_or(most, |mtu| mtu.min(most));
+            let flags = u8::from(network["internal"] == true);
+            let mac = mac_of(gateway);
+            self.line(format!("networks: {vni} gateway {gateway} {mac} mtu {mtu} flags {flags}"));
+            self.line(format!("neigh: {vni} {gateway} {mac}"));
+            self.line(format!("routes: for {vni} {subnet} is in {vni}"));
+            for other in self.allowed(name) {
+                let there = &self.records.get(&format!("networks/{other}")).cloned().unwrap_or_default();
+                self.line(format!("policy: {vni} {} 1", number(there, "vni")));
+                self.line(format!("routes: for {vni} {} is in {}", network_of(there), number(there, "vni")));
+            }
+            let lowest = everywhere.entry(subnet).or_insert(vni);
+            *lowest = vni.min(*lowest);
+        }
+        let everywhere =
+            everywhere.into_iter().map(|(subnet, vni)| format!("routes: for 0 {subnet} is in {vni}"));
+        self.lines.extend(everywhere);
+    }
+
+    /// Networks that containers of this one may send to.
+    fn allowed(&self, network: &str) -> Vec<&'a str> {
+        let pairs = self.records.of("policies").filter_map(|(pair, _)| pair.split_once('/'));
+        pairs.filter(|(from, _)| *from == network).map(|(_, to)| to).collect()
+    }
+
+    fn endpoints(&mut self) {
+        for (_, endpoint) in self.records.of("endpoints") {
+            let (network, node) = (text(endpoint, "network"), text(endpoint, "node"));
+            let (vni, ip, mac) = (self.records.vni(network), text(endpoint, "ipv4"), text(endpoint, "mac"));
+            self.line(format!("neigh: {vni} {ip} {mac}"));
+            if node == self.host.label() {
+                let veth = format!("ovl{}", &text(endpoint, "id")[..12]);
+                let ifindex = self.ifindex(&veth);
+                self.line(format!("fdb: {vni} {mac} veth {ifindex}"));
+                self.line(format!("endpoints: {ifindex} vni {vni} ip {ip} mac {mac}"));
+                self.line(format!("endpoint_stats: {ifindex}"));
+                self.line(format!("device: {veth} up port of {BRIDGE} mtu 65535"));
+                self.line(format!("program: from_endpoint at tcx of {veth}"));
+                self.line(format!("pin: links/from_endpoint-{veth}"));
+                self.line(format!("offload: on in {}", text(endpoint, "netns")));
+                continue;
+            }
+            let vtep = self.vtep(node);
+            self.line(format!("fdb: {vni} {mac} veth 0 vtep {vtep} header to {vtep}"));
+            for vni in [network].into_iter().chain(self.allowed(network)).map(|name| self.records.vni(name)) {
+                self.lines.insert(format!("vtep_members: {vni} {vtep}"));
+            }
+        }
+    }
+
+    fn vtep(&self, node: &str) -> &'a str {
+        self.records.get(&format!("nodes/{node}")).map_or("unknown", |node| text(node, "vtep"))
+    }
+
+    fn nodes(&mut self) {
+        let here = (text(self.underlay(), "address"), self.host.addr().ip);
+        for (name, node) in self.records.of("nodes").filter(|(name, _)| *name != self.host.label()) {
+            let (vtep, port) = (text(node, "vtep"), number(node, "vxlan_port"));
+            let mac = self.mac_of_host(name);
+            let checksum = sum(here.1, vtep.parse().expect("a VTEP address"));
+            self.line(format!("vtep_members: 0 {vtep}"));
+            self.line(format!("neighbour: {vtep} {mac}"));
+            self.line(format!(
+                "vteps: from {} {} to {mac} {vtep} port {port} type 0800 version 45 ttl 64 protocol 17 fragment 4000 vxlan 8 checksum {checksum}",
+                here.0, here.1
+            ));
+        }
+    }
+
+    /// Hardware address of a host's underlay device, as it says itself.
+    fn mac_of_host(&self, name: &str) -> String {
+        let host = self.hosts.iter().find(|host| host.label() == name);
+        let shown = host.map(|host| host.netns().ip(&["-j", "link", "show", UNDERLAY_IFNAME]));
+        let links: Vec<Value> = serde_json::from_str(&shown.unwrap_or_default()).unwrap_or_default();
+        links.first().map_or("unknown", |link| text(link, "address")).to_owned()
+    }
+
+    fn devices(&mut self) {
+        self.line(format!("device: {TUNNEL} up port of {BRIDGE} mtu 65485"));
+        self.line(format!("device: {BRIDGE} down port of none"));
+    }
+
+    fn programs(&mut self) {
+        self.line(format!("program: from_underlay at tcx of {UNDERLAY_IFNAME}"));
+        self.line(format!("program: from_tunnel at tcx of {TUNNEL}"));
+        self.line(format!("pin: links/from_underlay-{UNDERLAY_IFNAME}"));
+        self.line(format!("pin: links/from_tunnel-{TUNNEL}"));
+        for program in ["from_endpoint", "from_tunnel", "from_underlay", "xdp_underlay"] {
+            self.line(format!("pin: programs/{program}"));
+        }
+        if ["filter", "decap"].contains(&self.flag("--xdp")) {
+            self.line(format!("program: xdp_underlay at xdp of {UNDERLAY_IFNAME}"));
+            self.line(format!("pin: links/xdp_native-{UNDERLAY_IFNAME}"));
+        }
+    }
+}
+
+/// The subnet of a network, with the bits after the prefix zero.
+fn network_of(network: &Value) -> String {
+    let (addr, length) = text(network, "subnet").split_once('/').expect("a subnet in CIDR form");
+    let (addr, length): (Ipv4Addr, u32) =
+        (addr.parse().expect("an address"), length.parse().expect("a length"));
+    let mask = u32::MAX.checked_shl(32 - length).unwrap_or_default();
+    format!("{}/{length}", Ipv4Addr::from(u32::from(addr) & mask))
+}
+
+/// The hardware address that Docker would give to this address.
+fn mac_of(ip: &str) -> String {
+    let [a, b, c, d] = ip.parse::<Ipv4Addr>().expect("an address").octets();
+    format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+/// The sum over an outer header's constant fields (RFC 1071), not yet complemented.
+fn sum(from: Ipv4Addr, to: Ipv4Addr) -> u32 {
+    let halves = |ip: Ipv4Addr| (u32::from(ip) >> 16) + (u32::from(ip) & 0xffff);
+    let sum = 0x4500 + 0x4000 + ((64 << 8) | 17) + halves(from) + halves(to);
+    let folded = (sum >> 16) + (sum & 0xffff);
+    (folded >> 16) + (folded & 0xffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_subnet_is_told_by_its_first_address() {
+        assert_eq!(network_of(&json!({ "subnet": "10.1.2.3/16" })), "10.1.0.0/16");
+    }
+
+    #[test]
+    fn an_outer_headers_sum_is_that_of_its_words() {
+        // 4500 0000 0000 4000 4011 0000 c0a8 4d01 c0a8 4d02
+        assert_eq!(sum(Ipv4Addr::new(192, 168, 77, 1), Ipv4Addr::new(192, 168, 77, 2)), 0xe066);
+    }
+}
