@@ -62,8 +62,13 @@ pub const TEST_TOOLS: &[Package] = &[
     program("util-linux", "nsenter"),
 ];
 
-/// What building the agent needs beside Rust: etcd's protocol is compiled from its description.
-pub const BUILD_TOOLS: &[Package] = &[program("protobuf-compiler", "protoc"), program("gcc", "cc")];
+/// What building the agent needs beside Rust: etcd's protocol is compiled from its description, which refers to
+/// the types that come with Protobuf.
+pub const BUILD_TOOLS: &[Package] = &[
+    program("protobuf-compiler", "protoc"),
+    file("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
+    program("gcc", "cc"),
+];
 
 /// What ZooKeeper's server runs on.
 pub const JAVA: &[Package] = &[program("openjdk-17-jre-headless", "java")];
