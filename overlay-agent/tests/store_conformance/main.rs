@@ -91,6 +91,8 @@ macro_rules! every_test_of {
     };
 }
 
+#[cfg(feature = "etcd")]
+every_test_of!(etcd, backends::etcd::Etcd);
 #[cfg(feature = "sqlite")]
 every_test_of!(sqlite, backends::sqlite::Sqlite);
 

@@ -1,4 +1,6 @@
 //! The backends, each with a store to test it on.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
