@@ -53,7 +53,8 @@ pub(super) fn open_target(target: Target) -> Opening {
         let servers = Servers::parse(&target.url, DEFAULT_PORT)?;
         let members = Members::new(&servers.hosts, &target.access);
         let client = Client { url: servers.to_string(), servers, members };
-        client.present_revision("open", &client.range("")).await?;
+        let first = client.present_revision(&client.range("")).await;
+        first.map_err(|failure| failure.at_first(&target.access).into_error(&client.url, "open"))?;
         Ok(Arc::new(EtcdStore(Arc::new(client))) as Arc<dyn Store>)
     }
     .boxed()
@@ -66,20 +67,12 @@ impl Client {
     }
 
     /// The store's revision now. Only who may read the range is told.
-    async fn present_revision(
-        &self,
-        operation: &'static str,
-        range: &KeyRange,
-    ) -> Result<Revision, StoreError> {
+    async fn present_revision(&self, range: &KeyRange) -> Result<Revision, Failure> {
         let count = &GetOptions::new().with_range(range.end.as_slice()).with_count_only();
-        let answer =
-            self.members
-                .ask(|client| async move {
-                    client.kv_client().get(range.start.as_slice(), Some(count.clone())).await
-                })
-                .await;
-        let answer = answer.map_err(|failure| failure.into_error(&self.url, operation))?;
-        Ok(revision(answer.header()))
+        let ask = self.members.ask(|client| async move {
+            client.kv_client().get(range.start.as_slice(), Some(count.clone())).await
+        });
+        Ok(revision(ask.await?.header()))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, Failure> {

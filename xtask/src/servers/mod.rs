@@ -56,7 +56,11 @@ impl Kind {
         self.software().map(drop)
     }
 
-    fn software(self) -> Result<PathBuf> {
+    /// The directory that its software is unpacked in; downloaded where it is not there yet.
+    ///
+    /// # Errors
+    /// If that is not to be had.
+    pub fn software(self) -> Result<PathBuf> {
         match self {
             Self::Consul => consul::software(),
             Self::Etcd => etcd::software(),

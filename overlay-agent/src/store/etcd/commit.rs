@@ -30,7 +30,7 @@ impl Client {
                 Err(Failure::NoLease) => return self.lease_conflict(transaction, lost).await,
                 Err(failure) => failure,
             };
-            if matches!(failure, Failure::Unknown(_)) {
+            if failure.leaves_in_doubt() {
                 lost = Some(failure.clone());
             }
             let harmless = lost.is_none() || breaks_its_own_condition(transaction);

@@ -5,15 +5,17 @@ use std::error::Error;
 use etcd_client::WatchResponse;
 use tonic::{Code, ConnectError, Status};
 
-use crate::store::StoreError;
+use crate::store::{Access, StoreError, Tls};
 
 /// Why a member did not do what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// It was not reached, or took nothing on: asking again, another member or later, does no harm.
     Undone(String),
-    /// No answer came: it may have been done.
+    /// The answer was lost: it may have been done.
     Unknown(String),
+    /// No answer came in time: it may have been done, or be done later.
+    Silent,
     /// It must know us anew before it answers.
     StaleToken(String),
     /// There is no such lease.
@@ -37,25 +39,21 @@ const REMEDIES: &[(&str, &str)] = &[
     ("too large", "start etcd with a larger --max-request-bytes"),
     ("too many operations", "start etcd with a larger --max-txn-ops"),
     ("UnknownIssuer", "name the authority that signed the store's certificate with --store-ca"),
+    ("BadSignature", "name the authority that signed the store's certificate with --store-ca"),
     ("NotValidForName", "the store's certificate is for another name or address than that in --store"),
-    ("CertificateRequired", "the store asks for a certificate: use --store-cert and --store-key"),
-    ("BadCertificate", "the store does not take our certificate: check --store-cert and --store-key"),
-    ("UnknownCA", "the store does not know who signed our certificate: check --store-cert and --store-key"),
-    (
-        "InvalidContentType",
-        "the store does not speak TLS: leave out --store-tls, --store-ca and --store-cert",
-    ),
+    ("tls handshake eof", "if the store does not speak TLS, leave out --store-tls and --store-ca"),
+    ("InvalidContentType", "if the store does not speak TLS, leave out --store-tls and --store-ca"),
 ];
 
 impl Failure {
     /// Whether another member, or the same one in a moment, may do better.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Undone(_) | Self::Unknown(_))
+        matches!(self, Self::Undone(_) | Self::Unknown(_) | Self::Silent)
     }
 
-    /// The failure of one who did not answer in time.
-    pub fn deadline() -> Self {
-        Self::Unknown("no answer in time".to_owned())
+    /// Whether it may have been done.
+    pub fn leaves_in_doubt(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::Silent)
     }
 
     /// Why a member ended a watch.
@@ -69,20 +67,33 @@ impl Failure {
         }
     }
 
+    /// The same, of the first question to a store. One that closes a connection instead of answering does not like how
+    /// it was opened; with TLS 1.3 what it says about it seldom gets through.
+    pub fn at_first(self, access: &Access) -> Self {
+        let Self::Unknown(reason) = self else { return self };
+        let remedy = match &access.tls {
+            None => "if the store speaks TLS, use --store-tls or --store-ca",
+            Some(Tls { identity: None, .. }) => {
+                "if the store asks for a certificate, use --store-cert and --store-key"
+            }
+            Some(_) => "if the store does not take our certificate, check --store-cert and --store-key",
+        };
+        Self::Unknown(format!("{reason}; {remedy}"))
+    }
+
     /// For those who use the store.
     pub fn into_error(self, url: &str, operation: &'static str) -> StoreError {
-        let url = url.to_owned();
+        let unavailable =
+            |reason| StoreError::Unavailable { url: url.to_owned(), operation, reason: with_remedy(reason) };
         match self {
-            Self::Undone(reason) | Self::Unknown(reason) | Self::StaleToken(reason) => {
-                StoreError::Unavailable { url, operation, reason: with_remedy(reason) }
-            }
-            Self::NoLease => StoreError::Unavailable { url, operation, reason: "no such lease".to_owned() },
-            Self::NoHistory => {
-                StoreError::Unavailable { url, operation, reason: "compacted meanwhile".to_owned() }
-            }
-            Self::Refused(reason) => {
-                StoreError::Unusable { url, reason: format!("{operation}: {}", with_remedy(reason)) }
-            }
+            Self::Undone(reason) | Self::Unknown(reason) | Self::StaleToken(reason) => unavailable(reason),
+            Self::Silent => unavailable("no answer in time".to_owned()),
+            Self::NoLease => unavailable("no such lease".to_owned()),
+            Self::NoHistory => unavailable("what was read was compacted meanwhile".to_owned()),
+            Self::Refused(reason) => StoreError::Unusable {
+                url: url.to_owned(),
+                reason: format!("{operation}: {}", with_remedy(reason)),
+            },
         }
     }
 }

@@ -118,20 +118,21 @@ impl Round<'_> {
             }
         };
         let patience = ANSWER.min(self.end.saturating_duration_since(Instant::now()));
-        let answer = timeout(patience, ask).await.unwrap_or_else(|_| Err(Failure::deadline()));
+        let answer = timeout(patience, ask).await.unwrap_or_else(|_| Err(Failure::Silent));
         if answer.as_ref().is_err_and(Failure::may_pass) {
             self.members.leave(member);
         }
         answer
     }
 
-    /// Whether there is time for one more attempt after this failure; waits a little before it where that helps.
+    /// Whether there is time and sense for one more attempt after this failure; waits a little where that helps.
     pub async fn goes_on(&mut self, failure: &Failure) -> bool {
-        let elects = matches!(failure, Failure::Undone(reason) if reason.contains("no leader"));
-        if !elects {
-            self.left -= 1;
-        } else {
-            sleep(PAUSE).await;
+        match failure {
+            // An election is over in a second or two, and all members say the same until then.
+            Failure::Undone(reason) if reason.contains("no leader") => sleep(PAUSE).await,
+            // Nobody else is there to ask.
+            Failure::Silent if self.members.all.len() == 1 => return false,
+            _ => self.left -= 1,
         }
         self.left > 0 && Instant::now() < self.end
     }

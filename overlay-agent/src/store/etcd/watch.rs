@@ -43,22 +43,12 @@ struct Mark {
     written: Option<Revision>,
 }
 
-/// How an attempt to follow ended.
-enum Opened {
-    /// Changes come.
-    Stream(WatchStream),
-    /// Those after what was shown last are not to be had.
-    HistoryGone,
-}
-
 impl Follower {
     /// Begins to follow.
     pub async fn start(client: Arc<Client>, range: KeyRange, after: Revision) -> Result<Self, StoreError> {
         let mut follower = Self { client, range, after, latest: None, stream: None, pause: Duration::ZERO };
         // Without history the stream's first item says so.
-        if let Opened::Stream(stream) = follower.open().await? {
-            follower.stream = Some(stream);
-        }
+        follower.stream = follower.open().await?;
         Ok(follower)
     }
 
@@ -94,29 +84,25 @@ impl Follower {
     async fn reopen(&mut self) -> Result<Option<WatchItem>, StoreError> {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
-        let item = match self.open().await? {
-            Opened::Stream(stream) => {
-                self.stream = Some(stream);
-                None
-            }
-            Opened::HistoryGone => {
-                self.after = self.client.present_revision("watch", &self.range).await?;
-                self.latest = None;
-                Some(WatchItem::Reset)
-            }
-        };
-        self.pause = Duration::ZERO;
-        Ok(item)
+        self.stream = self.open().await?;
+        let reset = self.stream.is_none();
+        if reset {
+            let present = self.client.present_revision(&self.range).await;
+            self.after = present.map_err(|failure| failure.into_error(&self.client.url, "watch"))?;
+            self.latest = None;
+        }
+        Ok(reset.then_some(WatchItem::Reset))
     }
 
-    async fn open(&mut self) -> Result<Opened, StoreError> {
+    /// The changes after what was shown last; `None` if they are not to be had.
+    async fn open(&self) -> Result<Option<WatchStream>, StoreError> {
         let opened = match self.history_is_known().await {
-            Ok(true) => self.open_stream().await.map(Opened::Stream),
-            Ok(false) => Ok(Opened::HistoryGone),
+            Ok(true) => self.open_stream().await.map(Some),
+            Ok(false) => Ok(None),
             Err(failure) => Err(failure),
         };
         match opened {
-            Err(Failure::NoHistory) => Ok(Opened::HistoryGone),
+            Err(Failure::NoHistory) => Ok(None),
             opened => opened.map_err(|failure| failure.into_error(&self.client.url, "watch")),
         }
     }
@@ -161,6 +147,7 @@ impl Follower {
 
     /// Whole commits, or `None` for an answer that only tells how far the store has come.
     fn take(&mut self, response: &WatchResponse) -> Option<WatchItem> {
+        self.pause = Duration::ZERO;
         let Some(last) = response.events().last().and_then(|event| event.kv()) else {
             self.after = self.after.max(revision(response.header()));
             return None;
