@@ -1,7 +1,7 @@
 //! Users and certificates.
 
 use etcd_client::{Client, ConnectOptions, Permission, PermissionType, TlsOptions};
-use overlay_agent::store::{self, Access, Secret, Store, StoreError, Target, Tls};
+use overlay_agent::store::{self, Access, Revision, Secret, Store, StoreError, Target, Tls};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
@@ -51,9 +51,15 @@ async fn a_user_is_known_by_name_and_password_and_others_are_told_what_to_do() {
     assert!(nobody.to_string().contains("use --store-user and --store-password-file"), "{nobody}");
     let wrong = open_as(&url, "overlay", "guess").await.err().unwrap();
     assert!(wrong.to_string().contains("check --store-user and --store-password-file"), "{wrong}");
-    let stranger = open_as(&url, "stranger", PASSWORD).await.err().unwrap();
+    let stranger = open_as(&url, "stranger", PASSWORD).await.unwrap().list("t/").await.unwrap_err();
     assert!(stranger.to_string().contains("permission denied; grant the user a role"), "{stranger}");
-    let elsewhere = open_as(&server.url(), "overlay", PASSWORD).await.err().unwrap();
+    let all = open_as(&server.url(), "overlay", PASSWORD).await.unwrap();
+    assert_eq!(
+        all.list("t/t/").await.unwrap().entries.len(),
+        1,
+        "what he may read does not hang on the prefix"
+    );
+    let elsewhere = all.watch("other/", Revision(0)).await.err().unwrap();
     assert!(elsewhere.to_string().contains("permission denied"), "{elsewhere}");
     for error in [nobody, wrong, stranger, elsewhere] {
         assert!(matches!(error, StoreError::Unusable { .. }), "{error:?}");

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use overlay_agent::store::{self, StoreError, WatchItem};
-use xtask::servers::Server;
 
 use crate::{
     in_a_minute,
@@ -75,7 +74,7 @@ async fn a_store_that_was_wiped_is_told_from_one_that_was_not() {
             put(&*store, "t/key", i).await;
         }
         in_a_minute(values_until(&mut watch, 4)).await;
-        wipe(&mut server);
+        server.wipe().unwrap();
         for i in 0..commits {
             put(&*store, "t/other", i).await;
         }
@@ -85,8 +84,16 @@ async fn a_store_that_was_wiped_is_told_from_one_that_was_not() {
     }
 }
 
-fn wipe(server: &mut Server) {
-    server.wipe().unwrap();
+/// Stops a process, and returns when none of its threads runs any more.
+fn stop(pid: Pid) {
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let runs = |thread: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        !stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    };
+    while std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().any(runs) {
+        std::thread::yield_now();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,7 +103,7 @@ async fn a_server_that_hangs_is_reported_in_time() {
     let store = open(&server.url()).await;
     let mut watch = watch_from_now(&*store).await;
     let pid = Pid::from_raw(server.pid().unwrap().try_into().unwrap());
-    kill(pid, Signal::SIGSTOP).unwrap();
+    stop(pid);
     let start = Instant::now();
     let hung = store.get("t/key").await;
     let waited = start.elapsed();

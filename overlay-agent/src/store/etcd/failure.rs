@@ -16,7 +16,7 @@ pub enum Failure {
     Unknown(String),
     /// No answer came in time: it may have been done, or be done later.
     Silent,
-    /// It must know us anew before it answers.
+    /// It must know us anew before it answers, and does not say so in a way that etcd-client sees.
     StaleToken(String),
     /// There is no such lease.
     NoLease,
@@ -65,6 +65,11 @@ impl Failure {
             (0, reason) => Self::Undone(reason.to_owned()),
             _ => Self::NoHistory,
         }
+    }
+
+    /// Whether our user may not do this; what else he may is another matter.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused(reason) if reason.contains("permission denied"))
     }
 
     /// The same, of the first question to a store. One that closes a connection instead of answering does not like how
@@ -123,13 +128,13 @@ impl From<&Status> for Failure {
         match status.code() {
             Code::NotFound => Self::NoLease,
             Code::OutOfRange if says(&["compacted", "future revision"]) => Self::NoHistory,
-            Code::Unauthenticated => Self::StaleToken(reason(status)),
             Code::InvalidArgument if says(&["auth store is old"]) => Self::StaleToken(reason(status)),
             Code::ResourceExhausted if says(&["too many requests"]) => Self::Undone(reason(status)),
             Code::Unavailable if says(&["no leader"]) => Self::Undone(reason(status)),
             Code::InvalidArgument
             | Code::FailedPrecondition
             | Code::PermissionDenied
+            | Code::Unauthenticated
             | Code::Unimplemented
             | Code::OutOfRange
             | Code::ResourceExhausted => Self::Refused(reason(status)),

@@ -74,8 +74,8 @@ impl Members {
 
     /// A new operation.
     pub fn round(&self) -> Round<'_> {
-        // Twice where there is only one: the failure may be that of a connection that broke while it was idle.
-        Round { members: self, left: self.all.len().max(2), end: Instant::now() + OPERATION }
+        // One more than there are: a connection that just broke may fail two requests before it is made anew.
+        Round { members: self, left: self.all.len() + 1, end: Instant::now() + OPERATION }
     }
 
     /// Goes on to the next member, unless somebody did so already.
@@ -95,7 +95,7 @@ impl Members {
 /// The attempts at one operation.
 pub struct Round<'a> {
     members: &'a Members,
-    /// How many members may yet be asked.
+    /// How many attempts may yet be made, those during an election apart.
     left: usize,
     end: Instant,
 }
@@ -133,6 +133,9 @@ impl Round<'_> {
             // Nobody else is there to ask.
             Failure::Silent if self.members.all.len() == 1 => return false,
             _ => self.left -= 1,
+        }
+        if self.left == 1 {
+            sleep(PAUSE).await;
         }
         self.left > 0 && Instant::now() < self.end
     }
