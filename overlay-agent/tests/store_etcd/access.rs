@@ -172,7 +172,7 @@ async fn certificates_open_a_store_and_others_are_told_what_to_do() {
     let foreign = Tls { identity: Pki::new("others").tls().identity, ..pki.tls() };
     for (tls, remedy) in [
         (Some(unknown), "with --store-ca"),
-        (Some(anonymous), "use --store-cert and --store-key"),
+        (Some(anonymous), "if it asks for a certificate, use --store-cert and --store-key"),
         (Some(foreign), "check --store-cert and --store-key"),
         (None, "if the store speaks TLS, use --store-tls"),
     ] {

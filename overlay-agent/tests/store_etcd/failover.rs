@@ -21,16 +21,16 @@ async fn each_member_of_three_can_die_and_nothing_is_missed() {
     let store = open(&format!("etcd://{}/t", hosts.join(","))).await;
     let mut watch = watch_from_now(&*store).await;
     let mut next = 0;
-    for i in 0..members.len() {
-        members[i].kill();
+    for member in &mut members {
+        member.kill();
         for _ in 0..5 {
             // A member that is about to learn of its leader's death lets a request wait: that is an error, once.
             in_a_minute(async { while store.get("t/key").await.is_err() {} }).await;
             put(&*store, "t/key", next).await;
             next += 1;
         }
-        members[i].start();
-        in_a_minute(administrator(&members[i].address(), etcd_client::ConnectOptions::new())).await;
+        member.start();
+        in_a_minute(administrator(&member.address(), etcd_client::ConnectOptions::new())).await;
     }
     let seen = in_a_minute(values_until(&mut watch, next - 1)).await;
     assert_eq!(seen, (0..next).collect::<Vec<_>>());

@@ -34,9 +34,9 @@ async fn a_hundred_clients_see_a_commit_soon() {
     let stores = join_all((0..100).map(|_| open(&url))).await;
     let mut watches = join_all(stores.iter().map(|store| watch_from_now(&**store))).await;
     let mut delays = Vec::new();
-    for i in 0..10 {
+    for writer in &stores[..10] {
         let start = Instant::now();
-        put(&*stores[i], "t/key", 1).await;
+        put(&**writer, "t/key", 1).await;
         let seen = join_all(watches.iter_mut().map(async |watch| {
             assert!(matches!(next_item(watch).await, WatchItem::Events(_)));
             start.elapsed()

@@ -41,9 +41,10 @@ const REMEDIES: &[(&str, &str)] = &[
     ("UnknownIssuer", "name the authority that signed the store's certificate with --store-ca"),
     ("BadSignature", "name the authority that signed the store's certificate with --store-ca"),
     ("NotValidForName", "the store's certificate is for another name or address than that in --store"),
-    ("tls handshake eof", "if the store does not speak TLS, leave out --store-tls and --store-ca"),
-    ("InvalidContentType", "if the store does not speak TLS, leave out --store-tls and --store-ca"),
 ];
+
+/// What is said of a connection that one end closed because it expected another kind.
+const CLOSED: &[&str] = &["connection closed", "broken pipe", "reset by peer", "eof", "InvalidContentType"];
 
 impl Failure {
     /// Whether another member, or the same one in a moment, may do better.
@@ -73,13 +74,17 @@ impl Failure {
     }
 
     /// The same, of the first question to a store. One that closes a connection instead of answering does not like how
-    /// it was opened; with TLS 1.3 what it says about it seldom gets through.
+    /// it was opened; what TLS says about it seldom gets through.
     pub fn at_first(self, access: &Access) -> Self {
-        let Self::Unknown(reason) = self else { return self };
+        let (Self::Undone(reason) | Self::Unknown(reason)) = &self else { return self };
+        if !CLOSED.iter().any(|words| reason.contains(words)) {
+            return self;
+        }
         let remedy = match &access.tls {
             None => "if the store speaks TLS, use --store-tls or --store-ca",
             Some(Tls { identity: None, .. }) => {
-                "if the store asks for a certificate, use --store-cert and --store-key"
+                "if the store does not speak TLS, leave out --store-tls and --store-ca; if it asks for a certificate, \
+                 use --store-cert and --store-key"
             }
             Some(_) => "if the store does not take our certificate, check --store-cert and --store-key",
         };
