@@ -83,11 +83,17 @@ async fn a_token_that_the_server_forgot_is_renewed() {
     let store = open_as(&format!("{}/t", server.url()), "overlay", PASSWORD).await.unwrap();
     let mut watch = watch_from_now(&*store).await;
     put(&*store, "t/key", 1).await;
-    // A server keeps its tokens in memory.
+    // Whoever gets a password, even the same, must show it again.
+    let as_root = ConnectOptions::new().with_user("root", PASSWORD);
+    let mut root = Client::connect([server.address().to_string()], Some(as_root)).await.unwrap();
+    root.user_change_password("overlay", PASSWORD).await.unwrap();
+    put(&*store, "t/key", 2).await;
+    root.user_change_password("overlay", PASSWORD).await.unwrap();
     server.kill();
     server.resume().unwrap();
-    put(&*store, "t/key", 2).await;
     assert_eq!(in_a_minute(values_until(&mut watch, 2)).await, [1, 2]);
+    put(&*store, "t/key", 3).await;
+    assert_eq!(in_a_minute(values_until(&mut watch, 3)).await, [3]);
 }
 
 /// An authority, and a server that serves only whom it signed.
