@@ -76,7 +76,7 @@ async fn a_user_where_nobody_is_asked_for_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_the_server_forgot_is_renewed() {
+async fn a_token_that_is_no_longer_valid_is_renewed() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = server(&dir);
     with_users(&server).await;
