@@ -44,8 +44,7 @@ const REMEDIES: &[(&str, &str)] = &[
 ];
 
 /// What is said of a connection that one end closed because it expected another kind.
-const CLOSED: &[&str] =
-    &["connection closed", "broken pipe", "reset by peer", "eof", "fatal alert", "InvalidContentType"];
+const CLOSED: &[&str] = &["closed", "broken pipe", "reset", "eof", "fatal alert", "InvalidContentType"];
 
 impl Failure {
     /// Whether another member, or the same one in a moment, may do better.
