@@ -10,6 +10,7 @@ use futures::{future::BoxFuture, stream::BoxStream};
 
 #[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 mod address;
+mod bounded;
 mod check;
 #[cfg(feature = "consul")]
 pub mod consul;
@@ -22,6 +23,7 @@ pub mod transfer;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 
+pub use bounded::{Bounded, Failure};
 pub use target::{Access, Secret, Target, Tls};
 
 /// Position in the store's history. Every commit that changes something has a higher one than all before.
@@ -301,14 +303,25 @@ pub trait Store: Send + Sync {
 /// [`StoreError::Unusable`] if there is no such store in this build or its address cannot be one,
 /// [`StoreError::Unavailable`] if it does not answer.
 pub async fn open(target: &Target) -> Result<Arc<dyn Store>, StoreError> {
-    let url = &target.url;
+    (backend(&target.url)?.open)(target.clone()).await
+}
+
+/// A store behind deadlines, opened when it can first be reached.
+///
+/// # Errors
+/// If this build has no store of this kind.
+pub fn bounded(target: &Target) -> Result<Bounded, StoreError> {
+    let (open, target) = (backend(&target.url)?.open, target.clone());
+    Ok(Bounded::new(without_secrets(&target.url), move || open(target.clone())))
+}
+
+fn backend(url: &str) -> Result<&'static Backend, StoreError> {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    let Some(backend) = BACKENDS.iter().find(|backend| backend.scheme == scheme) else {
+    BACKENDS.iter().find(|backend| backend.scheme == scheme).ok_or_else(|| {
         let forms: Vec<&str> = BACKENDS.iter().map(|backend| backend.form).collect();
         let reason = format!("no store of this kind: this build has only {}", forms.join(", "));
-        return Err(StoreError::Unusable { url: without_secrets(url), reason });
-    };
-    (backend.open)(target.clone()).await
+        StoreError::Unusable { url: without_secrets(url), reason }
+    })
 }
 
 /// A kind of store that this build has.

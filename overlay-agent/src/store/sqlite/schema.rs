@@ -25,8 +25,9 @@ const SCHEMA_VERSION: i64 = 1;
 /// Marks the file as ours: "ovly".
 const APPLICATION_ID: i64 = 0x6f76_6c79;
 
-/// How long a connection waits for another one's lock, in tries of [`LOCK_PAUSE`].
-const LOCK_TRIES: i32 = 5000;
+/// How long a connection waits for another one's lock, in tries of [`LOCK_PAUSE`]: less than the deadline of
+/// [`crate::store::Bounded`], so that the answer says who is at fault.
+const LOCK_TRIES: i32 = 3000;
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// `changelog` holds each change of the last revisions; a NULL value is a deletion.

@@ -117,7 +117,9 @@ impl Session {
         self.place.file().map_err(|e| {
             self.place.unavailable(
                 operation,
-                format!("the file cannot be found ({e}): put it back; the data path goes on meanwhile"),
+                format!(
+                    "the file cannot be found ({e}): put it back, or restart the agent, which makes it anew"
+                ),
             )
         })
     }
