@@ -11,7 +11,7 @@ use crate::model::EndpointId;
 pub struct Paths {
     /// Socket and lock: gone after a reboot.
     pub run_dir: PathBuf,
-    /// Node identity and, by default, the SQLite store: kept.
+    /// Node identity, snapshot, outbox and, by default, the SQLite store: kept.
     pub state_dir: PathBuf,
     /// Pins of links, maps and programs, on a BPF file system.
     pub bpffs_dir: PathBuf,
@@ -75,6 +75,18 @@ impl Paths {
     #[must_use]
     pub fn node_id(&self) -> PathBuf {
         self.state_dir.join("node-id")
+    }
+
+    /// What was last known of the cluster, to start from when the store cannot be reached.
+    #[must_use]
+    pub fn snapshot(&self) -> PathBuf {
+        self.state_dir.join("snapshot")
+    }
+
+    /// Detached endpoints that the store does not know of yet.
+    #[must_use]
+    pub fn outbox(&self) -> PathBuf {
+        self.state_dir.join("outbox.json")
     }
 
     /// Pins of this layout's maps: another layout has its own directory.

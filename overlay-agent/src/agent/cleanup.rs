@@ -30,14 +30,15 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     neighbours.and(devices).and(pins).and(files)
 }
 
-/// Socket, verifier logs, locks (ours while we hold them), and the run directory if that was all in it. The
-/// state directory keeps the node's identity.
+/// Socket, verifier logs, locks (ours while we hold them), what was known of the cluster, and the run directory if
+/// that was all in it. The state directory keeps the node's identity.
 fn remove_files(config: &Config) -> anyhow::Result<()> {
     let paths = &config.paths;
     let logs = fs::read_dir(&paths.run_dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log");
     let verifier_logs = logs.filter(is_log).filter(|path| path.to_string_lossy().contains("/verifier-"));
-    let ours = [paths.socket(), paths.lock(), paths.state_lock(), paths.pin_lock()];
+    let locks = [paths.lock(), paths.state_lock(), paths.pin_lock()];
+    let ours = [paths.socket(), paths.snapshot(), paths.outbox()].into_iter().chain(locks);
     for path in verifier_logs.chain(ours) {
         gone_is_success(fs::remove_file(&path)).with_context(|| format!("remove {}", path.display()))?;
     }

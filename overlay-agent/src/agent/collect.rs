@@ -3,7 +3,9 @@
 //! An endpoint is a record in the store and a veth pair. A record without its veth is what a container that
 //! died leaves, a veth without its record what an agent that died half-way leaves.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::timeout;
 
 use super::reconciler::Parts;
 use crate::{
@@ -13,9 +15,17 @@ use crate::{
     service::release,
 };
 
+/// How long a pass waits for the store to take an endpoint out.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Removes records of this node without a veth, and veths without a record, unless an operation is at work
 /// on them. What cannot be removed now is tried again at the next pass.
+///
+/// While the store cannot be reached nothing is: what has no record here may have one there.
 pub async fn halves(parts: &Parts, cluster: &Cluster, local: &Local) {
+    if parts.stale.borrow().is_some() {
+        return;
+    }
     for endpoint in cluster.endpoints.values().filter(|e| e.record.node == local.node) {
         let id = &endpoint.record.id;
         if !local.host_veths.contains_key(id) && !parts.in_progress.contains(id) {
@@ -31,8 +41,11 @@ pub async fn halves(parts: &Parts, cluster: &Cluster, local: &Local) {
 
 async fn collect_record(parts: &Parts, Versioned { record, revision }: &Versioned<Endpoint>) {
     tracing::info!(endpoint = %record.name, network = %record.network, "collecting: its container is gone");
-    if let Err(e) = release(parts.store.as_ref(), record, *revision).await {
-        tracing::warn!(endpoint = %record.name, reason = %e, "not collected");
+    // The maps must not wait for a store that takes its time.
+    match timeout(PATIENCE, release(parts.store.as_ref(), record, *revision)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(e)) => tracing::warn!(endpoint = %record.name, reason = %e, "not collected"),
+        Err(_) => tracing::warn!(endpoint = %record.name, "not collected: the store is slow"),
     }
 }
 

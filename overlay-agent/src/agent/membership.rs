@@ -18,13 +18,15 @@ use crate::{
     model::{Cluster, Name, Node, NodeAlive, keys::Key},
     netlink::Link,
     reconcile::desired::Underlay,
-    store::{Entry, LeaseId, LeaseState, Outcome, Store, StoreError, Transaction},
+    store::{Entry, Failure, LeaseId, LeaseState, Outcome, Revision, Store, StoreError, Transaction},
 };
 
 /// Time after which a silent node counts as down.
 pub const LEASE: Duration = Duration::from_secs(15);
 /// Three signs of life in each lease.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Pause after a sign of life that was not given.
+const RETRY: Duration = Duration::from_millis(500);
 /// How often to try to join while the name is taken or the store busy.
 const ATTEMPTS: u32 = 5;
 
@@ -61,11 +63,11 @@ pub enum MembershipError {
         /// The address.
         vtep: Ipv4Addr,
     },
-    /// This host has containers of which the store knows nothing.
+    /// This host has containers of which nobody knows anything.
     #[error(
-        "this host has {veths} containers attached, but the store knows nothing of node {name}: it was wiped or is another one; put it back, or take the containers away with `overlay-agent --cleanup`"
+        "this host has {veths} containers attached, but neither the store nor a snapshot knows anything of node {name}: put the store or the state directory back, or take the containers away with `overlay-agent --cleanup`"
     )]
-    Wiped {
+    Unknown {
         /// This node.
         name: Name,
         /// How many host veths there are.
@@ -87,9 +89,9 @@ pub enum MembershipError {
     /// The store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store has lost the node's record.
-    #[error("the store knows nothing of node {0} any more")]
-    Forgotten(Name),
+    /// It is not known which cluster's the store is.
+    #[error("node {0} waits with its sign of life until it is in step with the store")]
+    NotInStep(Name),
     /// The node's keys change under it all the time.
     #[error("node {0} cannot be registered: its keys in the store keep changing")]
     Contended(Name),
@@ -101,6 +103,13 @@ pub struct Identity {
     record: Node,
     /// Its VTEP address is the underlay's, whatever that becomes.
     follows_underlay: bool,
+}
+
+impl MembershipError {
+    /// Whether to try again makes no sense: somebody has to decide who is who.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::NameTaken { .. } | Self::OtherIdentity { .. })
+    }
 }
 
 impl Identity {
@@ -143,7 +152,7 @@ impl Membership {
 }
 
 /// Fails if this node may not join, before anything is touched: its name or address is another's, or the
-/// store has lost what it knew of the `veths` containers on this host.
+/// store has lost what it knew of the `veths` containers on this host, and no snapshot tells.
 ///
 /// # Errors
 /// If so, or if the store does not answer.
@@ -161,12 +170,20 @@ pub async fn check(
         check_owner(store, record, &alive).await?;
     }
     check_address(cluster, record)?;
+    check_identity(cluster, record)?;
+    match cluster.nodes.get(&record.name) {
+        None if veths > 0 => Err(MembershipError::Unknown { name: record.name.clone(), veths }),
+        _ => Ok(()),
+    }
+}
+
+/// The containers of a name are another identity's: to take the name would take them away.
+fn check_identity(cluster: &Cluster, record: &Node) -> Result<(), MembershipError> {
     let endpoints = cluster.endpoints.values().filter(|e| e.record.node == record.name).count();
     match cluster.nodes.get(&record.name) {
         Some(known) if known.record.id != record.id && endpoints > 0 => {
             Err(MembershipError::OtherIdentity { name: record.name.clone(), endpoints })
         }
-        None if veths > 0 => Err(MembershipError::Wiped { name: record.name.clone(), veths }),
         _ => Ok(()),
     }
 }
@@ -179,16 +196,65 @@ fn check_address(cluster: &Cluster, record: &Node) -> Result<(), MembershipError
     }
 }
 
-/// Registers this node, and from then on keeps its sign of life.
+/// What a node needs to know of the store to give its sign of life there.
+#[derive(Clone)]
+pub struct Footing {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The cluster, to join no other.
+    pub cluster: watch::Receiver<Arc<Cluster>>,
+    /// Why the cluster is not known as it is now.
+    pub stale: watch::Receiver<Option<Failure>>,
+    /// Why the store could not be changed when that was last tried.
+    pub changes: watch::Receiver<Option<Failure>>,
+}
+
+impl Footing {
+    /// The revision of the cluster's record: what is tied to it can reach no other cluster's store.
+    fn cluster_record(&self, node: &Name) -> Result<Revision, MembershipError> {
+        let known = self.cluster.borrow().identity.as_ref().map(|record| record.revision);
+        let revision = known.filter(|_| self.stale.borrow().is_none());
+        revision.ok_or_else(|| MembershipError::NotInStep(node.clone()))
+    }
+
+    fn now(&self) -> Arc<Cluster> {
+        Arc::clone(&self.cluster.borrow())
+    }
+
+    /// This node's record with the address that was last announced.
+    fn current(&self, record: &Node) -> Node {
+        let cluster = self.cluster.borrow();
+        let known = cluster.nodes.get(&record.name).filter(|known| known.record.id == record.id);
+        Node { vtep: known.map_or(record.vtep, |known| known.record.vtep), ..record.clone() }
+    }
+
+    /// Waits until the next sign of life is due, or it is worth trying at once.
+    async fn pause(&mut self, given: bool) {
+        let broken = self.changes.borrow().is_some();
+        let (stale, changes) = (&mut self.stale, &mut self.changes);
+        stale.mark_unchanged();
+        tokio::select! {
+            () = sleep(if given && !broken { KEEP_ALIVE } else { RETRY }) => {}
+            _ = stale.changed() => {}
+            _ = changes.wait_for(Option::is_some), if !broken => {}
+        }
+    }
+}
+
+/// Registers this node, now if the store can be reached, and from then on keeps its sign of life.
 ///
 /// # Errors
-/// If another node has the name, or the store does not answer.
-pub async fn join(store: Arc<dyn Store>, identity: Identity) -> Result<Membership, MembershipError> {
-    let lease = register(store.as_ref(), &identity.record).await?;
+/// If another node has the name.
+pub async fn join(mut footing: Footing, identity: Identity) -> Result<Membership, MembershipError> {
+    let first = match register(&footing, &identity.record).await {
+        Err(e) if e.is_final() => return Err(e),
+        other => other,
+    };
     let (sender, lost) = oneshot::channel();
-    let (error, error_receiver) = watch::channel(None);
+    let error = watch::Sender::new(first.as_ref().err().map(ToString::to_string));
+    let error_receiver = error.subscribe();
     tokio::spawn(async move {
-        let reason = keep(store.as_ref(), &identity.record, lease, &error).await;
+        let reason = keep(&mut footing, &identity.record, first.ok(), &error).await;
         // The agent is gone if nobody waits for this.
         let _ = sender.send(reason);
     });
@@ -197,43 +263,44 @@ pub async fn join(store: Arc<dyn Store>, identity: Identity) -> Result<Membershi
 
 /// Renews the lease until another node takes the name.
 async fn keep(
-    store: &dyn Store,
+    footing: &mut Footing,
     record: &Node,
-    mut lease: LeaseId,
+    mut lease: Option<LeaseId>,
     error: &watch::Sender<Option<String>>,
 ) -> MembershipError {
     loop {
-        sleep(KEEP_ALIVE).await;
-        let renewed = match store.keep_alive(lease).await {
-            Ok(LeaseState::Alive) => Ok(lease),
-            Ok(LeaseState::Gone) => return_to(store, record).await,
-            Err(e) => Err(e.into()),
-        };
-        match renewed {
+        let given = error.borrow().is_none();
+        footing.pause(given).await;
+        match give(footing, record, lease).await {
             Ok(current) => {
-                lease = current;
+                lease = Some(current);
                 error.send_replace(None);
             }
-            Err(e @ MembershipError::NameTaken { .. }) => return e,
-            Err(e) => {
-                tracing::warn!(reason = %e, "sign of life not given");
-                error.send_replace(Some(e.to_string()));
-            }
+            Err(e) if e.is_final() => return e,
+            Err(e) => note(error, &e),
         }
     }
 }
 
-/// Gives a sign of life again after the lease ran out, unless the store has lost this node altogether: then
-/// it was wiped, and to go on as if nothing had happened would take the containers away.
-async fn return_to(store: &dyn Store, record: &Node) -> Result<LeaseId, MembershipError> {
-    match store.get(&Key::Node(record.name.clone()).to_string()).await? {
-        Some(_) => register(store, record).await,
-        None => Err(MembershipError::Forgotten(record.name.clone())),
+/// One sign of life. A node whose lease ran out, or that never had one, registers.
+async fn give(footing: &Footing, record: &Node, lease: Option<LeaseId>) -> Result<LeaseId, MembershipError> {
+    match lease {
+        Some(lease) if footing.store.keep_alive(lease).await? == LeaseState::Alive => Ok(lease),
+        Some(_) => register(footing, &footing.current(record)).await,
+        None => register(footing, record).await,
     }
 }
 
+fn note(error: &watch::Sender<Option<String>>, reason: &MembershipError) {
+    let text = Some(reason.to_string());
+    if *error.borrow() != text {
+        tracing::warn!(%reason, "sign of life not given");
+    }
+    error.send_replace(text);
+}
+
 /// Writes the node's record anew when the underlay's address changes, until the reconciler ends.
-pub async fn announce(store: Arc<dyn Store>, identity: Identity, mut reports: watch::Receiver<Report>) {
+pub async fn announce(footing: Footing, identity: Identity, mut reports: watch::Receiver<Report>) {
     let Identity { mut record, follows_underlay } = identity;
     while follows_underlay && reports.changed().await.is_ok() {
         let addr = reports.borrow_and_update().underlay.addr;
@@ -241,8 +308,8 @@ pub async fn announce(store: Arc<dyn Store>, identity: Identity, mut reports: wa
             continue;
         }
         let moved = Node { vtep: addr, ..record.clone() };
-        match store.commit(Transaction::new().put(Key::Node(moved.name.clone()), &moved)).await {
-            Ok(_) => {
+        match put_record(&footing, &moved).await {
+            Ok(()) => {
                 tracing::info!(from = %record.vtep, to = %moved.vtep, "VTEP address changed");
                 record = moved;
             }
@@ -252,10 +319,22 @@ pub async fn announce(store: Arc<dyn Store>, identity: Identity, mut reports: wa
     }
 }
 
-async fn register(store: &dyn Store, record: &Node) -> Result<LeaseId, MembershipError> {
+async fn put_record(footing: &Footing, record: &Node) -> Result<(), MembershipError> {
+    let cluster = footing.cluster_record(&record.name)?;
+    let transaction = Transaction::new().unchanged(Key::Cluster, cluster);
+    match footing.store.commit(transaction.put(Key::Node(record.name.clone()), record)).await? {
+        Outcome::Committed(_) => Ok(()),
+        Outcome::Conflict(_) => Err(MembershipError::NotInStep(record.name.clone())),
+    }
+}
+
+async fn register(footing: &Footing, record: &Node) -> Result<LeaseId, MembershipError> {
+    let (store, cluster) = (footing.store.as_ref(), footing.cluster_record(&record.name)?);
+    check_identity(&footing.now(), record)?;
+    check_address(&footing.now(), record)?;
     let lease = store.grant_lease(LEASE).await?;
     for _ in 0..ATTEMPTS {
-        if try_register(store, record, lease).await? {
+        if try_register(store, record, lease, cluster).await? {
             tracing::info!(node = %record.name, vtep = %record.vtep, "registered");
             return Ok(lease);
         }
@@ -264,7 +343,12 @@ async fn register(store: &dyn Store, record: &Node) -> Result<LeaseId, Membershi
 }
 
 /// Writes sign of life and record; `false` if somebody else wrote in between.
-async fn try_register(store: &dyn Store, record: &Node, lease: LeaseId) -> Result<bool, MembershipError> {
+async fn try_register(
+    store: &dyn Store,
+    record: &Node,
+    lease: LeaseId,
+    cluster: Revision,
+) -> Result<bool, MembershipError> {
     let alive_key = Key::Alive(record.name.clone());
     let alive = NodeAlive { id: record.id.clone() };
     let transaction = match store.get(&alive_key.to_string()).await? {
@@ -275,6 +359,7 @@ async fn try_register(store: &dyn Store, record: &Node, lease: LeaseId) -> Resul
         }
     };
     let transaction = transaction.leased(lease).put(Key::Node(record.name.clone()), record);
+    let transaction = transaction.unchanged(Key::Cluster, cluster);
     Ok(matches!(store.commit(transaction).await?, Outcome::Committed(_)))
 }
 

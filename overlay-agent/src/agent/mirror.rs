@@ -1,53 +1,118 @@
-//! The store's content as it is now, kept by a watch.
+//! The store's content as it is now, kept by a watch; and, while the store cannot be reached, as it was last known.
+//!
+//! What is known outlives the store. It is kept in a snapshot, from which the next agent starts if it must. When the
+//! store is back everything is listed anew; [`super::known`] decides what of the difference to believe, and what the
+//! store has lost is written back ([`super::writeback`]).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant, SystemTime},
+};
 
-use futures::{StreamExt as _, stream::BoxStream};
 use tokio::{
     sync::{Notify, watch},
-    task::JoinHandle,
+    task::{JoinHandle, spawn_blocking},
+    time::{sleep, timeout},
 };
 
+use super::{
+    follower::Follower,
+    known::{Applied, Arrival, Known, is_alive, judge, parse},
+    lock,
+    outbox::{Outbox, Release},
+    snapshot::{self, Entries, Snapshot},
+    until,
+    writeback::Scope,
+};
 use crate::{
-    model::{Cluster, keys},
-    store::{Entry, Event, Store, StoreError, WatchItem},
+    model::{Cluster, Name, keys::Key},
+    netlink::Netlink,
+    service::release,
+    store::{Event, Failure, Listing, Outcome, Revision, Store, StoreError},
 };
 
-/// How often everything is listed again, against changes that a watch missed.
-const FULL_LISTING: Duration = Duration::from_secs(60);
 /// Pause before asking a store again that did not answer.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
+/// How long changes gather before a snapshot is written.
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Everything of ours in the store, by key.
-pub type Entries = BTreeMap<String, Entry>;
+/// What a mirror works with.
+pub struct Parts {
+    /// This node.
+    pub node: Name,
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Why the store could not be changed when that was last tried.
+    pub changes: watch::Receiver<Option<Failure>>,
+    /// The devices: only an endpoint that has its own is written back.
+    pub netlink: Netlink,
+    /// Where the snapshot is kept.
+    pub snapshot: PathBuf,
+    /// What is detached, but in the store.
+    pub outbox: Arc<Outbox>,
+}
+
+/// What a mirror starts from; at least one of the two.
+pub struct Start {
+    /// What an earlier agent knew.
+    pub snapshot: Option<Snapshot>,
+    /// The store's content, or why it cannot be had.
+    pub listing: Result<Listing, StoreError>,
+}
+
+impl Start {
+    /// The cluster as the store has it, if it can be reached and is the one that was known.
+    #[must_use]
+    pub fn cluster(&self) -> Option<Cluster> {
+        let listing = self.listing.as_ref().ok().filter(|_| !self.is_foreign())?;
+        Some(Cluster::from_listing(&listing.entries, listing.revision))
+    }
+
+    /// Forgets a snapshot of another cluster than the store's.
+    #[must_use]
+    pub fn without_foreign_snapshot(self) -> Self {
+        if !self.is_foreign() {
+            return self;
+        }
+        tracing::info!("the store is another cluster's than before: joining that one");
+        Self { snapshot: None, ..self }
+    }
+
+    fn is_foreign(&self) -> bool {
+        let (Some(snapshot), Ok(listing)) = (&self.snapshot, &self.listing) else { return false };
+        let key = Key::Cluster.to_string();
+        let found = listing.entries.iter().find(|entry| entry.key == key).and_then(parse);
+        let known = snapshot.entries.get(&key).and_then(parse);
+        matches!(judge(known.as_ref(), found.as_ref()), Arrival::Foreign(_))
+    }
+}
 
 /// A mirror that is kept up to date until dropped.
 pub struct Mirror {
-    cluster: watch::Receiver<Arc<Cluster>>,
-    error: watch::Receiver<Option<String>>,
-    entries: watch::Receiver<Arc<Entries>>,
-    again: Arc<Notify>,
-    task: JoinHandle<()>,
+    shared: Arc<Shared>,
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Mirror {
     /// The cluster's state; the receiver wakes at each change.
     #[must_use]
     pub fn cluster(&self) -> watch::Receiver<Arc<Cluster>> {
-        self.cluster.clone()
+        self.shared.cluster.subscribe()
     }
 
     /// The cluster's state now.
     #[must_use]
     pub fn now(&self) -> Arc<Cluster> {
-        Arc::clone(&self.cluster.borrow())
+        Arc::clone(&self.shared.cluster.borrow())
     }
 
     /// Has everything listed again now, and waits until that, or a change, has been taken over.
     pub async fn list_again(&self) {
         let mut cluster = self.cluster();
         cluster.mark_unchanged();
-        self.again.notify_one();
+        self.shared.again.notify_one();
         // Without its sender the agent is stopping.
         let _ = cluster.changed().await;
     }
@@ -55,120 +120,271 @@ impl Mirror {
     /// Everything of ours in the store as it was last known, also what cannot be read.
     #[must_use]
     pub fn entries(&self) -> Arc<Entries> {
-        Arc::clone(&self.entries.borrow())
+        Arc::clone(lock(&self.shared.state).known.entries())
     }
 
-    /// Why the store cannot be reached just now.
+    /// Since when, and why, this is not the store's content as it is now.
     #[must_use]
-    pub fn error(&self) -> Option<String> {
-        self.error.borrow().clone()
+    pub fn stale(&self) -> watch::Receiver<Option<Failure>> {
+        self.shared.stale.subscribe()
+    }
+
+    /// Since when, and why, this is not the store's content just now. A copy: a watched value that is borrowed keeps
+    /// the mirror from changing it.
+    #[must_use]
+    pub fn staleness(&self) -> Option<Failure> {
+        self.shared.stale.borrow().clone()
+    }
+
+    /// What is out of the ordinary, one sentence each.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        self.shared.notices()
+    }
+
+    /// Waits, not for longer than this, until the cluster has its record or the store is known not to be there.
+    pub async fn identified(&self, patience: Duration) {
+        let (cluster, mut stale) = (self.cluster(), self.stale());
+        let known = until(cluster, |cluster| cluster.identity.is_some());
+        tokio::select! {
+            _ = timeout(patience, known) => {}
+            _ = stale.wait_for(Option::is_some) => {}
+        }
+    }
+
+    /// Shows the outbox's endpoints as detached.
+    pub fn hide_detached(&self) {
+        self.shared.cluster.send_modify(|cluster| self.shared.parts.outbox.hide_in(Arc::make_mut(cluster)));
+    }
+
+    /// Writes the snapshot now.
+    pub async fn save(&self) {
+        self.shared.save().await;
     }
 }
 
 impl Drop for Mirror {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
-/// Lists a store and starts to follow it.
-///
-/// # Errors
-/// If the store does not answer the first listing. Later failures keep what is known: [`Mirror::error`].
-pub async fn follow(store: Arc<dyn Store>) -> Result<Mirror, StoreError> {
-    let listing = store.list(keys::ROOT).await?;
-    let first = Arc::new(Cluster::from_listing(&listing.entries, listing.revision));
-    let (cluster, cluster_receiver) = watch::channel(first);
-    let (entries, entries_receiver) = watch::channel(Arc::new(by_key(listing.entries)));
-    let (error, error_receiver) = watch::channel(None);
-    let again = Arc::new(Notify::new());
-    let follower = Follower { store, cluster, entries, error, again: Arc::clone(&again) };
-    let task = tokio::spawn(follower.run());
-    Ok(Mirror { cluster: cluster_receiver, entries: entries_receiver, error: error_receiver, again, task })
+/// Starts to follow a store.
+#[must_use]
+pub fn follow(parts: Parts, start: Start) -> Mirror {
+    let (entries, revision, written) = match start.snapshot {
+        Some(Snapshot { entries, revision, written, .. }) => (entries, revision, written),
+        None => (Arc::default(), Revision::default(), SystemTime::now()),
+    };
+    let known = Known::new(parts.node.clone(), entries, revision);
+    let reason = start.listing.as_ref().err().map_or_else(|| "not yet asked".to_owned(), ToString::to_string);
+    let shared = Arc::new(Shared {
+        cluster: watch::Sender::new(Arc::default()),
+        stale: watch::Sender::new(Some(Failure { since: written, reason })),
+        state: Mutex::new(State {
+            known,
+            loss: None,
+            was_current: false,
+            lost: BTreeSet::new(),
+            trouble: None,
+        }),
+        snapshot_trouble: Mutex::new(None),
+        changed: Notify::new(),
+        again: Notify::new(),
+        parts,
+    });
+    shared.publish(&lock(&shared.state));
+    let listed = start.listing.is_ok_and(|listing| shared.absorb(listing));
+    let follower = Follower::new(Arc::clone(&shared));
+    let tasks = [
+        tokio::spawn(follower.run(listed)),
+        tokio::spawn(keep_snapshot(Arc::clone(&shared))),
+        tokio::spawn(deliver(Arc::clone(&shared))),
+    ];
+    Mirror { shared, tasks }
 }
 
-fn by_key(entries: Vec<Entry>) -> Entries {
-    entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect()
-}
-
-fn apply_to(entries: &mut Entries, events: &[Event]) {
-    for event in events {
-        match event {
-            Event::Put(entry) => drop(entries.insert(entry.key.clone(), entry.clone())),
-            Event::Delete { key, .. } => drop(entries.remove(key)),
-        }
-    }
-}
-
-struct Follower {
-    store: Arc<dyn Store>,
+/// What a mirror and its tasks share.
+pub(super) struct Shared {
+    pub(super) parts: Parts,
+    pub(super) state: Mutex<State>,
     cluster: watch::Sender<Arc<Cluster>>,
-    entries: watch::Sender<Arc<Entries>>,
-    error: watch::Sender<Option<String>>,
-    again: Arc<Notify>,
+    stale: watch::Sender<Option<Failure>>,
+    snapshot_trouble: Mutex<Option<String>>,
+    /// Something came or went that belongs into a snapshot.
+    pub(super) changed: Notify,
+    /// Everything is to be listed again.
+    pub(super) again: Notify,
 }
 
-impl Follower {
-    async fn run(self) {
-        loop {
-            let round = self.watch_and_list().await;
-            self.note(round.as_ref().err());
-            if round.is_err() {
-                tokio::time::sleep(RETRY).await;
+/// What is known, and how far it is settled with the store.
+pub(super) struct State {
+    pub(super) known: Known,
+    /// The store was wiped, and so much is still to be written back.
+    pub(super) loss: Option<Scope>,
+    /// This agent has seen the store's content itself.
+    was_current: bool,
+    /// What could not be written back, in a sentence each.
+    pub(super) lost: BTreeSet<String>,
+    /// Why something could not be written back.
+    pub(super) trouble: Option<String>,
+}
+
+impl Shared {
+    /// Takes a listing over; `false` if it is another cluster's.
+    pub(super) fn absorb(&self, listing: Listing) -> bool {
+        let state = &mut *lock(&self.state);
+        let arrival = state.known.judge(&listing);
+        match &arrival {
+            Arrival::Foreign(id) => {
+                let url = self.parts.store.url();
+                self.note_stale(&format!(
+                    "store {url} belongs to another cluster ({id}): put this one's back, or take this host's containers away with `overlay-agent --cleanup`"
+                ));
+                return false;
             }
+            Arrival::Wiped => {
+                tracing::warn!("the store was wiped: what was in it stays in force, and is written back");
+                let saw_it = state.was_current
+                    || !listing.entries.iter().any(|entry| entry.key == Key::Cluster.to_string());
+                let scope = if saw_it { Scope::Everything } else { Scope::Own };
+                state.loss = state.loss.max(Some(scope));
+            }
+            Arrival::Same => {}
         }
+        state.known.absorb(listing, &arrival, Instant::now());
+        state.was_current = true;
+        self.publish(state);
+        self.changed.notify_one();
+        self.note_current();
+        true
     }
 
-    /// Applies changes until it is time to list everything again, then does so.
-    async fn watch_and_list(&self) -> Result<(), StoreError> {
-        let known = self.cluster.borrow().revision;
-        let changes = self.store.watch(keys::ROOT, known).await?;
-        // An elapsed time is no failure: the listing that follows is what it is for.
-        let _ = tokio::time::timeout(FULL_LISTING, async {
-            tokio::select! {
-                () = self.apply(changes) => {}
-                () = self.again.notified() => {}
-            }
-        })
-        .await;
-        let listing = self.store.list(keys::ROOT).await?;
-        let cluster = Cluster::from_listing(&listing.entries, listing.revision);
-        // The entries first: whoever has seen a revision in the cluster finds it in them.
-        self.entries.send_replace(Arc::new(by_key(listing.entries)));
+    pub(super) fn publish(&self, state: &State) {
+        let mut cluster = Cluster::from_listing(state.known.entries().values(), state.known.revision());
+        self.parts.outbox.hide_in(&mut cluster);
         self.cluster.send_replace(Arc::new(cluster));
-        self.note(None);
+    }
+
+    /// Takes over what a watch reports; `false` if everything must be listed anew.
+    pub(super) fn apply(&self, events: Vec<Event>) -> bool {
+        let state = &mut *lock(&self.state);
+        let Applied::Changed(changes) = state.known.apply(events) else { return false };
+        let revision = state.known.revision();
+        self.cluster.send_modify(|cluster| {
+            let cluster = Arc::make_mut(cluster);
+            changes.iter().for_each(|event| cluster.apply(event));
+            cluster.revision = revision;
+            self.parts.outbox.hide_in(cluster);
+        });
+        if changes.iter().any(belongs_into_snapshot) {
+            self.changed.notify_one();
+        }
+        true
+    }
+
+    /// Carries a release out. An endpoint that is gone, or another by now, is left alone.
+    async fn deliver(&self, Release { endpoint, revision }: Release) -> Result<(), StoreError> {
+        let outcome = release(self.parts.store.as_ref(), &endpoint, revision).await?;
+        tracing::info!(endpoint = %endpoint.name, network = %endpoint.network, ?outcome, "detached in the store too");
+        if let Outcome::Committed(revision) = outcome {
+            // Shown again before the watch has told of it, it would look like one that lost its container.
+            let seen = until(self.cluster.subscribe(), |cluster| cluster.revision >= revision);
+            let _ = timeout(RETRY, seen).await;
+        }
+        let outbox = Arc::clone(&self.parts.outbox);
+        // Writes a file.
+        let _ = spawn_blocking(move || outbox.remove(&endpoint.id)).await;
+        self.publish(&lock(&self.state));
         Ok(())
     }
 
-    /// Applies changes until the store has forgotten what followed those we know.
-    async fn apply(&self, mut changes: BoxStream<'static, Result<WatchItem, StoreError>>) {
-        while let Some(item) = changes.next().await {
-            match item {
-                Ok(WatchItem::Reset) => return,
-                Ok(WatchItem::Events(events)) => {
-                    self.note(None);
-                    self.entries.send_modify(|entries| apply_to(Arc::make_mut(entries), &events));
-                    self.cluster.send_modify(|cluster| {
-                        let cluster = Arc::make_mut(cluster);
-                        events.iter().for_each(|event| cluster.apply(event));
-                    });
-                }
-                Err(e) => self.note(Some(&e)),
+    pub(super) fn note_stale(&self, reason: &str) {
+        self.stale.send_if_modified(|stale| {
+            let changed = stale.as_ref().is_none_or(|stale| stale.reason != reason);
+            if changed {
+                tracing::warn!(reason, "the store cannot be used; what is known stays in force");
             }
+            *stale = Some(Failure::now(reason, stale.as_ref()));
+            changed
+        });
+    }
+
+    fn note_current(&self) {
+        if self.stale.send_if_modified(|stale| stale.take().is_some()) {
+            tracing::info!("in step with the store");
         }
     }
 
-    fn note(&self, error: Option<&StoreError>) {
-        let text = error.map(ToString::to_string);
-        self.error.send_if_modified(|current| {
-            let changed = *current != text;
-            match (&text, changed) {
-                (Some(reason), true) => tracing::warn!(reason, "the store cannot be reached; the maps stay"),
-                (None, true) => tracing::info!("the store can be reached again"),
-                _ => {}
-            }
-            *current = text;
-            changed
+    fn notices(&self) -> Vec<String> {
+        let state = lock(&self.state);
+        let missing = state.known.missing();
+        let held = missing.is_suspicious().then(|| {
+            format!(
+                "the store's listing lacks {} of the {} endpoints of other nodes: they stay in force for a while, until their owners write them back",
+                missing.missing, missing.known
+            )
         });
+        let wiped =
+            state.loss.map(|_| "the store was wiped; what was in it is being written back".to_owned());
+        let trouble = state.trouble.as_ref().map(|reason| format!("not written back to the store: {reason}"));
+        let snapshot = lock(&self.snapshot_trouble).clone();
+        let lost = state.lost.iter().cloned();
+        [wiped, held, trouble, snapshot, self.parts.outbox.trouble()]
+            .into_iter()
+            .flatten()
+            .chain(lost)
+            .collect()
+    }
+
+    /// Writes the snapshot; that it cannot be written is reported, and no more.
+    async fn save(&self) {
+        let snapshot = {
+            let known = &lock(&self.state).known;
+            Snapshot {
+                store: self.parts.store.url().to_owned(),
+                written: SystemTime::now(),
+                revision: known.revision(),
+                entries: Arc::clone(known.entries()),
+            }
+        };
+        let path = self.parts.snapshot.clone();
+        let saved = spawn_blocking(move || snapshot::save(&path, &snapshot)).await;
+        let trouble = saved.map_err(std::io::Error::other).flatten().err();
+        let trouble = trouble.map(|e| format!("snapshot {}: {e}", self.parts.snapshot.display()));
+        if let Some(trouble) = &trouble {
+            tracing::warn!(trouble, "snapshot not written");
+        }
+        *lock(&self.snapshot_trouble) = trouble;
+    }
+}
+
+fn belongs_into_snapshot(event: &Event) -> bool {
+    match event {
+        Event::Put(entry) => entry.lease.is_none(),
+        Event::Delete { key, .. } => !is_alive(key),
+    }
+}
+
+/// Writes a snapshot when something has changed, but not for each change.
+async fn keep_snapshot(shared: Arc<Shared>) {
+    loop {
+        shared.changed.notified().await;
+        sleep(SNAPSHOT_PAUSE).await;
+        shared.save().await;
+    }
+}
+
+/// Tells the store of the endpoints that were detached without it.
+async fn deliver(shared: Arc<Shared>) {
+    let (mut count, mut stale) = (shared.parts.outbox.count(), shared.stale.subscribe());
+    while count.wait_for(|count| *count > 0).await.is_ok() && stale.wait_for(Option::is_none).await.is_ok() {
+        for release in shared.parts.outbox.releases() {
+            if let Err(error) = shared.deliver(release).await {
+                tracing::debug!(%error, "detached endpoints stay in the outbox");
+                sleep(RETRY).await;
+                break;
+            }
+        }
     }
 }

@@ -4,7 +4,10 @@
 //! * [`underlay`]: which device and address carry the tunnels
 //! * [`xdp`]: which XDP mode the device gets
 //! * [`membership`]: this node's record and its sign of life
-//! * [`mirror`]: the store's content, as it is now
+//! * [`mirror`]: the store's content, as it is now or was last known
+//! * [`follower`]: listing and watching the store
+//! * [`known`]: what of a listing to believe; [`writeback`]: what the store has lost and gets back
+//! * [`snapshot`], [`outbox`], [`durable`]: what is kept in files for when the store cannot be reached
 //! * [`devices`], [`containers`]: how our devices must be
 //! * [`host`]: what only this host knows: links, next hops
 //! * [`reconciler`]: passes that make the maps true
@@ -17,37 +20,50 @@ pub mod cleanup;
 pub mod collect;
 pub mod containers;
 pub mod devices;
+pub mod durable;
+mod follower;
 pub mod host;
 pub mod inspect;
+pub mod known;
 pub mod locks;
 pub mod membership;
 pub mod mirror;
+pub mod outbox;
 pub mod reconciler;
 pub mod repairs;
+pub mod snapshot;
 pub mod underlay;
+pub mod writeback;
 pub mod xdp;
 
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::timeout,
 };
 
+use self::{membership::MembershipError, outbox::Outbox};
 use crate::{
     api,
     config::Config,
     datapath::{Datapath, DatapathError, bpffs},
+    model::keys::ROOT,
     netlink::{Link, Netlink, NetlinkError},
     paths,
     reconcile::desired::Underlay,
     service::{Context, InProgress, Service},
-    store::{self, Store},
+    store::{self, Store, StoreError},
 };
+
+/// How long a start waits for the store before it goes on without.
+const FIRST_LISTING: Duration = Duration::from_secs(3);
 
 /// Runs the agent until it is told to stop. The data path stays when it does.
 ///
@@ -65,10 +81,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (service, membership) = start(config, ground).await?;
     let listener = api::server::bind(&socket).with_context(|| format!("bind {}", socket.display()))?;
     tracing::info!(%node, socket = %socket.display(), "serving");
+    let service = Arc::new(service);
     tokio::select! {
-        served = api::server::serve(listener, Arc::new(service), stopped()) => served.context("serve the API")?,
+        served = api::server::serve(listener, Arc::clone(&service), stopped()) => served.context("serve the API")?,
         lost = membership.kept() => return Err(lost.into()),
     }
+    service.save().await;
     tracing::info!(%node, "stopped; the data path stays");
     Ok(())
 }
@@ -77,8 +95,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 struct Ground {
     netlink: Netlink,
     underlay: (Link, Underlay),
-    store: Arc<dyn Store>,
-    mirror: mirror::Mirror,
+    store: Arc<store::Bounded>,
+    start: mirror::Start,
     identity: membership::Identity,
     object: PathBuf,
 }
@@ -88,20 +106,49 @@ impl Ground {
     async fn survey(config: &Config) -> anyhow::Result<Self> {
         let netlink = Netlink::open()?;
         let underlay = underlay::find(&netlink, config).await?;
-        let store = store::open(&config.store).await?;
-        let mirror = mirror::follow(Arc::clone(&store)).await?;
         let identity = membership::Identity::load(config, &underlay)?;
         let veths = netlink.links().await?.iter().filter(|link| paths::is_host_veth(&link.name)).count();
-        membership::check(store.as_ref(), &mirror.now(), &identity, veths).await?;
+        let store = Arc::new(store::bounded(&config.store)?);
+        let start = first_look(config, store.as_ref(), veths).await?;
+        if let Some(cluster) = start.cluster() {
+            let unexplained = if start.snapshot.is_some() { 0 } else { veths };
+            match membership::check(store.as_ref(), &cluster, &identity, unexplained).await {
+                // The same is asked again when it joins.
+                Err(MembershipError::Store(error)) if start.snapshot.is_some() => {
+                    tracing::warn!(%error, "the store went away again");
+                }
+                checked => checked?,
+            }
+        }
         check_port(&netlink, config.vxlan_port).await?;
         let object = find_object(config)?;
-        Ok(Self { netlink, underlay, store, mirror, identity, object })
+        Ok(Self { netlink, underlay, store, start, identity, object })
+    }
+}
+
+/// What there is to start from: the store's content, a snapshot of it, or both.
+async fn first_look(config: &Config, store: &dyn Store, veths: usize) -> anyhow::Result<mirror::Start> {
+    let snapshot = snapshot::load(&config.paths.snapshot()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "no snapshot to start from");
+        None
+    });
+    let listing = timeout(FIRST_LISTING, store.list(ROOT)).await.unwrap_or_else(|_| {
+        let (url, operation) = (store.url().to_owned(), "list");
+        Err(StoreError::Unavailable { url, operation, reason: format!("no answer within {FIRST_LISTING:?}") })
+    });
+    match (snapshot, listing) {
+        (None, Err(error)) => Err(error.into()),
+        (snapshot, listing) => {
+            let start = mirror::Start { snapshot, listing };
+            // Without containers there is nothing here that would tie this node to the cluster that it was in.
+            Ok(if veths == 0 { start.without_foreign_snapshot() } else { start })
+        }
     }
 }
 
 /// Loads the data path, joins the cluster and starts the reconciler.
 async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membership::Membership)> {
-    let Ground { netlink, underlay, store, mirror, identity, object } = ground;
+    let Ground { netlink, underlay, store, start, identity, object } = ground;
     let warnings: Vec<String> = bpffs::prepare(&config.paths.bpffs_dir)?.into_iter().collect();
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -111,10 +158,26 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         tokio::spawn(log.run());
     }
     let datapath = Arc::new(Mutex::new(datapath));
-    let membership = membership::join(Arc::clone(&store), identity.clone()).await?;
-    // The first pass must find this node in the cluster: a store without it counts as wiped.
-    let joined = until(mirror.cluster(), |cluster| cluster.nodes.contains_key(&config.node));
-    joined.await.context("the store went away")?;
+    let changes = store.changes();
+    let store: Arc<dyn Store> = store;
+    let outbox = Arc::new(Outbox::load(&config.paths.outbox()));
+    let parts = mirror::Parts {
+        node: config.node.clone(),
+        store: Arc::clone(&store),
+        changes: changes.clone(),
+        netlink: netlink.clone(),
+        snapshot: config.paths.snapshot(),
+        outbox: Arc::clone(&outbox),
+    };
+    let mirror = mirror::follow(parts, start);
+    mirror.identified(FIRST_LISTING).await;
+    let footing = membership::Footing {
+        store: Arc::clone(&store),
+        cluster: mirror.cluster(),
+        stale: mirror.stale(),
+        changes: changes.clone(),
+    };
+    let membership = membership::join(footing.clone(), identity.clone()).await?;
     let tunnel_ifindex = netlink.create_tunnel(paths::TUNNEL_IFNAME, config.vxlan_port).await?;
     let in_progress = Arc::new(InProgress::default());
     let repairs = Arc::new(repairs::Repairs::default());
@@ -124,16 +187,19 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         datapath: Arc::clone(&datapath),
         store: Arc::clone(&store),
         cluster: mirror.cluster(),
+        stale: mirror.stale(),
         in_progress: Arc::clone(&in_progress),
         repairs: Arc::clone(&repairs),
     })?;
     tokio::spawn(containers::guard(mirror.cluster(), reconciler.reports(), Arc::clone(&repairs)));
-    tokio::spawn(membership::announce(Arc::clone(&store), identity, reconciler.reports()));
+    tokio::spawn(membership::announce(footing, identity, reconciler.reports()));
     let sign_of_life = membership.errors();
     let service = Service::new(Context {
         config,
         store,
+        changes,
         mirror,
+        outbox,
         sign_of_life,
         netlink,
         datapath,

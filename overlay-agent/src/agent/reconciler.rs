@@ -34,12 +34,12 @@ use crate::{
         Datapath, DatapathError,
         links::{Broken, Hook, HookKind},
     },
-    model::{Cluster, EndpointId, Name},
+    model::{Cluster, EndpointId},
     netlink::{self, EventStream, NetlinkError},
     paths,
     reconcile::{Local, Plan, Tables, desired, desired::Underlay},
     service::InProgress,
-    store::{Revision, Store},
+    store::{Failure, Revision, Store},
     verify::{self, maps},
 };
 
@@ -59,6 +59,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// The cluster's state.
     pub cluster: watch::Receiver<Arc<Cluster>>,
+    /// Why that is not the store's content as it is now.
+    pub stale: watch::Receiver<Option<Failure>>,
     /// Endpoints that are being made or removed just now: none of the reconciler's business.
     pub in_progress: Arc<InProgress>,
     /// What was repaired.
@@ -208,10 +210,6 @@ pub(super) enum PassError {
     Underlay(#[from] super::underlay::UnderlayError),
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    #[error(
-        "the store knows nothing of node {0} any more: it was wiped or replaced; the data path stays as it is; put the store back, or restart the agent"
-    )]
-    Wiped(Name),
     #[error(transparent)]
     Datapath(#[from] DatapathError),
 }
@@ -290,8 +288,9 @@ impl Reconciler {
         self.update_report(&cluster, &result);
         let (done, waiting) = std::mem::take(&mut self.pending)
             .into_iter()
-            .partition(|r: &Request| r.revision <= cluster.revision);
-        self.pending = waiting;
+            .partition::<Vec<_>, _>(|r: &Request| r.revision <= cluster.revision);
+        // Nobody waits any more for what a store has taken back with it.
+        self.pending = waiting.into_iter().filter(|request| !request.reply.is_closed()).collect();
         for request in done {
             // Nobody waits if the caller was cancelled.
             let _ = request.reply.send(result.clone());
@@ -300,9 +299,6 @@ impl Reconciler {
     }
 
     async fn pass(&mut self, cluster: &Cluster) -> Result<(), PassError> {
-        if !cluster.nodes.contains_key(self.parts.host.node()) {
-            return Err(PassError::Wiped(self.parts.host.node().clone()));
-        }
         let in_force = self.in_force(cluster);
         let faults = self.parts.host.look(&in_force).await?;
         self.note_drift(cluster, &faults);

@@ -7,6 +7,7 @@ use std::{
     fmt::Display,
     io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use hyper::{
     body::{Bytes, Incoming},
     client::conn::http1,
     header,
+    http::response,
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,9 +25,9 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::types::{
     AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-    ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NodeView, PolicyView, Status,
+    ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NodeView, PolicyView, STALE_HEADER, Status,
 };
-use crate::{model::Name, store::transfer::Exported, verify::Verification};
+use crate::{agent::lock, model::Name, store::transfer::Exported, verify::Verification};
 
 /// Longer than the server's own deadline: only an agent that hangs is cut off here.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -82,19 +84,27 @@ type Result<T> = std::result::Result<T, ClientError>;
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// What the last stale answer said of itself.
+    stale: Arc<Mutex<Option<String>>>,
 }
 
 impl Client {
     /// A client of the agent on this socket. Nothing is connected yet.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), stale: Arc::default() }
     }
 
     /// The agent's socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// For how long, and why, an answer given to this client was stale, if one was.
+    #[must_use]
+    pub fn stale(&self) -> Option<String> {
+        lock(&self.stale).clone()
     }
 
     /// Creates a network.
@@ -297,7 +307,11 @@ impl Client {
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(&error))?;
         let answer = async move { whole(sender.send_request(request).await?).await };
         let (answer, _) = tokio::join!(answer, connection);
-        answer.map_err(|error| self.protocol(&error))
+        let (head, body) = answer.map_err(|error| self.protocol(&error))?;
+        if let Some(stale) = head.headers.get(STALE_HEADER) {
+            *lock(&self.stale) = Some(String::from_utf8_lossy(stale.as_bytes()).into_owned());
+        }
+        Ok((head.status, body))
     }
 
     fn no_connection(&self, error: &io::Error) -> ClientError {
@@ -321,9 +335,9 @@ impl Client {
     }
 }
 
-async fn whole(response: hyper::Response<Incoming>) -> hyper::Result<(StatusCode, Bytes)> {
+async fn whole(response: hyper::Response<Incoming>) -> hyper::Result<(response::Parts, Bytes)> {
     let (head, body) = response.into_parts();
-    Ok((head.status, body.collect().await?.to_bytes()))
+    Ok((head, body.collect().await?.to_bytes()))
 }
 
 #[cfg(test)]
@@ -366,6 +380,25 @@ mod tests {
         let (request, nodes) = nodes_from("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").await;
         assert!(request.starts_with("GET /v1/nodes HTTP/1.1\r\n"), "{request}");
         assert_eq!(nodes.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_stale_answer_is_an_answer_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let client = Client::new(&socket);
+        for (head, expected) in [("", None), ("overlay-stale: for 3 s: x ä\r\n", Some("for 3 s: x ä"))] {
+            let answer = format!("HTTP/1.1 200 OK\r\n{head}content-length: 2\r\n\r\n[]");
+            let listener = UnixListener::bind(&socket).unwrap();
+            let agent = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 4096]).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            let ((), nodes) = tokio::join!(agent, client.nodes());
+            assert_eq!((nodes.unwrap(), client.stale().as_deref()), (vec![], expected));
+            std::fs::remove_file(&socket).unwrap();
+        }
     }
 
     #[tokio::test]

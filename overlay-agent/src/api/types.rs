@@ -258,6 +258,8 @@ pub struct Status {
     pub revision: u64,
     /// Why the store cannot be reached just now.
     pub store_error: Option<String>,
+    /// Present while what the agent shows is what it last knew, not what the store holds now.
+    pub stale: Option<StaleView>,
     /// The underlay device and what it can do.
     pub underlay: UnderlayView,
     /// XDP mode in force, with the reason where it was chosen automatically.
@@ -274,6 +276,18 @@ pub struct Status {
     pub pin_dir: PathBuf,
     /// Whether the data path outlives this agent; the reason if not.
     pub warnings: Vec<String>,
+}
+
+/// Header of the answers to `GET` that are stale: for how long, and why.
+pub const STALE_HEADER: &str = "overlay-stale";
+
+/// What is shown is not what the store holds now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleView {
+    /// Since when, in seconds since 1970.
+    pub since_unix_s: u64,
+    /// Why.
+    pub reason: String,
 }
 
 /// The underlay device.

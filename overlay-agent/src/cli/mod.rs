@@ -128,18 +128,28 @@ impl Cli {
     /// [`CliError`], of which [`report`] tells the user.
     pub async fn run(self) -> Result<(), CliError> {
         let (client, out) = (Client::new(self.socket), Output::new(self.output));
-        match self.command {
-            Command::Network(command) => command.run(&client, out).await,
-            Command::Attach(attach) => attach.run(&client, out).await,
-            Command::Detach(detach) => detach.run(&client, out).await,
-            Command::Endpoint(command) => command.run(&client, out).await,
-            Command::Node(command) => command.run(&client, out).await,
-            Command::Policy(command) => command.run(&client, out).await,
-            Command::Status(status) => status.run(&client, out).await,
-            Command::Verify(verify) => verify.run(&client, out).await,
-            Command::Drops(drops) => drops.run(&client, out).await,
-            Command::Store(command) => command.run(&client, out).await,
-            Command::Map(command) => command.run(&client, out).await,
+        let result = self.command.run(&client, out).await;
+        if let Some(stale) = client.stale() {
+            eprintln!("overlay: warning: this is what was last known, stale {}", output::printable(&stale));
+        }
+        result
+    }
+}
+
+impl Command {
+    async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
+        match self {
+            Self::Network(command) => command.run(client, out).await,
+            Self::Attach(attach) => attach.run(client, out).await,
+            Self::Detach(detach) => detach.run(client, out).await,
+            Self::Endpoint(command) => command.run(client, out).await,
+            Self::Node(command) => command.run(client, out).await,
+            Self::Policy(command) => command.run(client, out).await,
+            Self::Status(status) => status.run(client, out).await,
+            Self::Verify(verify) => verify.run(client, out).await,
+            Self::Drops(drops) => drops.run(client, out).await,
+            Self::Store(command) => command.run(client, out).await,
+            Self::Map(command) => command.run(client, out).await,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `overlay status`, and waiting for the agent.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -99,10 +99,17 @@ fn store(status: &types::Status) -> [Field; 5] {
 }
 
 fn troubles(status: &types::Status) -> Vec<Field> {
+    let stale = status.stale.iter().map(|stale| field("stale", &format!("for {} s", age(stale))));
     let store = status.store_error.iter().map(|error| field("store error", &error));
     let reconcile = status.reconcile_error.iter().map(|error| field("last pass failed", &error));
     let quarantined =
         status.quarantined.iter().map(|(key, reason)| field("quarantined", &format!("{key}: {reason}")));
     let warnings = status.warnings.iter().map(|warning| field("warning", &warning));
-    store.chain(reconcile).chain(quarantined).chain(warnings).map(Field::bad).collect()
+    stale.chain(store).chain(reconcile).chain(quarantined).chain(warnings).map(Field::bad).collect()
+}
+
+/// How many seconds ago it began.
+fn age(stale: &types::StaleView) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().saturating_sub(stale.since_unix_s)
 }

@@ -10,8 +10,8 @@ use serde_json::json;
 use super::{output::Style, *};
 use crate::api::types::{
     AttachRequest, Counts, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-    LocalEndpointView, MapDump, MapView, NetnsRef, NetworkView, NodeState, NodeView, PolicyView, Status,
-    UnderlayView, XdpView,
+    LocalEndpointView, MapDump, MapView, NetnsRef, NetworkView, NodeState, NodeView, PolicyView, StaleView,
+    Status, UnderlayView, XdpView,
 };
 
 const PLAIN: Style = Style { colour: false };
@@ -397,6 +397,7 @@ fn healthy() -> Status {
         store: "sqlite:///var/lib/overlay/overlay.db".into(),
         revision: 12,
         store_error: None,
+        stale: None,
         underlay: UnderlayView {
             ifname: "eth0".into(),
             ifindex: 2,
@@ -439,6 +440,7 @@ fn troubles_are_shown_last() {
     let status = Status {
         ready: false,
         store_error: Some("cannot open".into()),
+        stale: Some(StaleView { since_unix_s: u64::MAX, reason: "cannot open".into() }),
         reconcile_error: Some("map full".into()),
         quarantined: [("overlay/v1/vnis/0".to_owned(), "no key".to_owned())].into(),
         warnings: vec!["no BPF file system".into()],
@@ -447,6 +449,7 @@ fn troubles_are_shown_last() {
     let shown = status::detail(&status, PLAIN);
     let expected = lines(
         "
+        |stale:            for 0 s
         |store error:      cannot open
         |last pass failed: map full
         |quarantined:      overlay/v1/vnis/0: no key

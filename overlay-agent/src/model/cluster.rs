@@ -11,7 +11,7 @@ use std::{
 use overlay_common::vni::Vni;
 use serde::de::DeserializeOwned;
 
-use super::{Address, Endpoint, EndpointId, Name, Network, Node, Policy, keys::Key};
+use super::{Address, ClusterRecord, Endpoint, EndpointId, Name, Network, Node, Policy, keys::Key};
 use crate::store::{Entry, Event, Revision};
 
 /// A record and the revision at which it was last written.
@@ -26,6 +26,8 @@ pub struct Versioned<T> {
 /// The cluster's state at one revision.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
+    /// The cluster's own record.
+    pub identity: Option<Versioned<ClusterRecord>>,
     /// Networks by name.
     pub networks: BTreeMap<Name, Versioned<Network>>,
     /// Claimed VNIs.
@@ -60,7 +62,7 @@ impl Cluster {
 
     /// The state that a full listing of the store shows.
     #[must_use]
-    pub fn from_listing(entries: &[Entry], revision: Revision) -> Self {
+    pub fn from_listing<'a>(entries: impl IntoIterator<Item = &'a Entry>, revision: Revision) -> Self {
         let mut cluster = Self { revision, ..Self::default() };
         for entry in entries {
             cluster.put(entry);
@@ -102,6 +104,7 @@ impl Cluster {
     fn insert(&mut self, key: Key, entry: &Entry) -> Result<(), String> {
         let revision = entry.revision;
         match key {
+            Key::Cluster => self.identity = Some(Versioned { record: parse(entry)?, revision }),
             Key::Network(name) => {
                 let record: Network = parse(entry)?;
                 check_same(&record.name, &name)?;
@@ -139,6 +142,7 @@ impl Cluster {
         self.quarantined.remove(key);
         let Ok(key) = key.parse::<Key>() else { return };
         match key {
+            Key::Cluster => self.identity = None,
             Key::Network(name) => drop(self.networks.remove(&name)),
             Key::Vni(vni) => drop(self.vnis.remove(&vni)),
             Key::Subnet(_) | Key::Mac(..) => {}
@@ -201,6 +205,7 @@ mod tests {
                    "mac": "02:42:0a:00:00:02", "ifname": "eth0", "netns": "/run/netns/web"})
         };
         vec![
+            ("overlay/v1/cluster", json!({"id": "x", "created_unix_s": 0, "abi": 1, "restored": 0})),
             (NETWORK, network("blue")),
             ("overlay/v1/networks/red", network("red")),
             ("overlay/v1/vnis/256", json!("blue")),
@@ -242,6 +247,7 @@ mod tests {
     fn every_kind_of_record_is_taken_up() {
         let cluster = listed(&all_good());
         assert_eq!(cluster.quarantined, BTreeMap::new());
+        assert_eq!(cluster.identity.as_ref().unwrap().record.id, "x");
         assert_eq!(cluster.networks.len(), 2);
         assert_eq!(cluster.vnis, BTreeSet::from([Vni::new(256).unwrap()]));
         assert_eq!((cluster.nodes.len(), cluster.alive.len()), (1, 1));

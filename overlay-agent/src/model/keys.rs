@@ -1,6 +1,7 @@
 //! The layout of the store: the one home of every key.
 //!
 //! ```text
+//! overlay/v1/cluster                         ClusterRecord
 //! overlay/v1/networks/<network>              Network
 //! overlay/v1/vnis/<vni>                      name of the network that claimed it
 //! overlay/v1/subnets/<address>_<length>      name of the network that was given it automatically
@@ -27,6 +28,8 @@ pub const ROOT: &str = "overlay/v1/";
 /// A key, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
+    /// The cluster's own record.
+    Cluster,
     /// A network's record.
     Network(Name),
     /// The claim on a VNI.
@@ -54,6 +57,7 @@ pub enum Key {
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Cluster => write!(f, "{ROOT}cluster"),
             Self::Network(name) => write!(f, "{ROOT}networks/{name}"),
             Self::Vni(vni) => write!(f, "{ROOT}vnis/{vni}"),
             Self::Subnet(net) => write!(f, "{ROOT}subnets/{}_{}", net.network(), net.prefix_len()),
@@ -83,6 +87,7 @@ impl std::str::FromStr for Key {
         }
         let path: Vec<&str> = text.strip_prefix(ROOT).ok_or(InvalidKey)?.split('/').collect();
         let key = match path.as_slice() {
+            ["cluster"] => Self::Cluster,
             ["networks", name] => Self::Network(part(name)?),
             ["vnis", vni] => Self::Vni(part(vni)?),
             ["subnets", subnet] => Self::Subnet(part(&subnet.replacen('_', "/", 1))?),
@@ -107,6 +112,7 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
+    #[case("overlay/v1/cluster")]
     #[case("overlay/v1/networks/ov_net1")]
     #[case("overlay/v1/vnis/256")]
     #[case("overlay/v1/subnets/10.0.0.0_24")]
@@ -126,6 +132,7 @@ mod tests {
     #[case("")]
     #[case("overlay/v2/networks/a")]
     #[case("overlay/v1/networks/")]
+    #[case("overlay/v1/cluster/x")]
     #[case("overlay/v1/networks/../nodes")]
     #[case("overlay/v1/networks/a/b")]
     #[case("overlay/v1/vnis/0")]

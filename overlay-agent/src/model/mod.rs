@@ -12,4 +12,6 @@ pub mod records;
 
 pub use cluster::Cluster;
 pub use name::{InvalidName, Name};
-pub use records::{Address, Endpoint, EndpointId, Network, NetworkState, Node, NodeAlive, Policy};
+pub use records::{
+    Address, ClusterRecord, Endpoint, EndpointId, Network, NetworkState, Node, NodeAlive, Policy,
+};

@@ -1,12 +1,50 @@
 //! What the store holds: one record type for each kind of key, as JSON.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::Ipv4Addr,
+    str::FromStr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use ipnet::Ipv4Net;
-use overlay_common::{mac::Mac, vni::Vni};
+use overlay_common::{abi, mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
 use super::Name;
+
+/// The cluster itself. Its record is what tells a wiped store from an empty one, and one cluster's store from
+/// another's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    /// Random identity, given once by the first agent.
+    pub id: String,
+    /// When that was, in seconds since 1970.
+    pub created_unix_s: u64,
+    /// Version of the map layout of the agent that wrote it.
+    pub abi: u32,
+    /// How often the record was lost with the store and put back: agents that did not see the loss themselves
+    /// learn of it from here.
+    #[serde(default)]
+    pub restored: u32,
+}
+
+impl ClusterRecord {
+    /// The record of a new cluster.
+    #[must_use]
+    pub fn new(created: SystemTime) -> Self {
+        let since_1970 = created.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let id = format!("{:032x}", rand::random::<u128>());
+        Self { id, created_unix_s: since_1970.as_secs(), abi: abi::VERSION, restored: 0 }
+    }
+
+    /// The record to put back after the store was wiped.
+    #[must_use]
+    pub fn restored(&self) -> Self {
+        Self { restored: self.restored.saturating_add(1), abi: abi::VERSION, ..self.clone() }
+    }
+}
 
 /// A network: one VNI, one subnet, isolated from every other unless a policy says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,9 @@
-//! Detaching containers: what is not attached is no error, and a namespace that is gone is no obstacle.
+//! Detaching containers: what is not attached is no error, and neither a namespace that is gone nor a store that
+//! cannot be reached is an obstacle.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
     Context, Result, ServiceError,
@@ -8,11 +11,15 @@ use super::{
     endpoints::{is_in, is_local, view},
 };
 use crate::{
+    agent::outbox::Release,
     api::types::{DetachRequest, DetachResult, NetnsRef},
     model::{Cluster, Endpoint, Name, cluster::Versioned},
     netns, paths,
-    store::Outcome,
+    store::{Failure, Outcome, Revision},
 };
+
+/// How long the store is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Detaches what the request means, as far as it is attached.
 pub async fn detach(context: &Context, network: &Name, request: DetachRequest) -> Result<DetachResult> {
@@ -30,16 +37,46 @@ pub async fn detach(context: &Context, network: &Name, request: DetachRequest) -
     Ok(DetachResult { detached })
 }
 
+/// Takes the devices away first: whatever happens then, what is left is a record without a device, which is
+/// collected.
 async fn remove(context: &Context, endpoint: &Versioned<Endpoint>) -> Result<()> {
     let record = &endpoint.record;
     let _progress = context.in_progress.begin_detach(&record.id);
-    let outcome = release(context.store.as_ref(), record, endpoint.revision).await?;
     context.netlink.delete_by_name(&paths::host_veth(&record.id)).await?;
-    if let Outcome::Committed(revision) = outcome {
-        context.in_force(revision).await?;
+    match release_now(context, endpoint).await {
+        Ok(Outcome::Committed(revision)) => context.in_force(revision).await?,
+        Ok(Outcome::Conflict(_)) => {}
+        Err(reason) => release_later(context, endpoint, &reason).await?,
     }
     tracing::info!(endpoint = %record.name, network = %record.network, "detached");
     Ok(())
+}
+
+/// Takes the endpoint out of the store, or says why that cannot be done soon.
+async fn release_now(
+    context: &Context,
+    endpoint: &Versioned<Endpoint>,
+) -> std::result::Result<Outcome, String> {
+    if let Some(Failure { reason, .. }) = context.obstacle() {
+        return Err(reason);
+    }
+    let released = release(context.store.as_ref(), &endpoint.record, endpoint.revision);
+    match timeout(PATIENCE, released).await {
+        Ok(released) => released.map_err(|e| e.to_string()),
+        // It may have been carried out all the same: to do it again does no harm.
+        Err(_) => Err(format!("the store gave no answer within {PATIENCE:?}")),
+    }
+}
+
+/// Takes the endpoint out of this host's maps and views, and leaves the store to be told when it can be.
+async fn release_later(context: &Context, endpoint: &Versioned<Endpoint>, reason: &str) -> Result<()> {
+    tracing::warn!(endpoint = %endpoint.record.name, reason, "detached here; the store will be told");
+    let (outbox, release) = (Arc::clone(&context.outbox), Release::from(endpoint));
+    // Writes a file.
+    let added = spawn_blocking(move || outbox.add(release)).await;
+    added.map_err(|e| ServiceError::Internal(format!("the outbox was broken off: {e}")))?;
+    context.mirror.hide_detached();
+    context.in_force(Revision::default()).await
 }
 
 fn find_named(

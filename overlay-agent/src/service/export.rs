@@ -14,7 +14,7 @@ pub async fn export(context: &Context) -> Result<Exported> {
     let url = context.store.url();
     match context.store.list(keys::ROOT).await {
         Ok(listing) => Ok(Exported { document: Document::of(url, &listing.entries)?, stale: None }),
-        Err(e @ StoreError::Unavailable { .. }) => {
+        Err(e @ (StoreError::Unavailable { .. } | StoreError::Unusable { .. })) => {
             let entries = context.mirror.entries();
             Ok(Exported { document: Document::of(url, entries.values())?, stale: Some(e.to_string()) })
         }

@@ -22,16 +22,19 @@ mod progress;
 mod verify;
 mod views;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 pub(crate) use claim::release;
 pub use error::ServiceError;
 pub use progress::InProgress;
 
 use crate::{
-    agent::{mirror::Mirror, reconciler, repairs::Repairs},
+    agent::{mirror::Mirror, outbox::Outbox, reconciler, repairs::Repairs},
     api::types::{
         AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
         MapDump, MapView, NetworkView, NodeView, PolicyView, Status,
@@ -40,7 +43,7 @@ use crate::{
     datapath::Datapath,
     model::{Cluster, Name, Network, cluster::Versioned},
     netlink::Netlink,
-    store::{Revision, Store, transfer::Exported},
+    store::{Failure, Revision, Store, transfer::Exported},
     verify::Verification,
 };
 
@@ -52,8 +55,12 @@ pub struct Context {
     pub config: Config,
     /// The cluster's state, to change it.
     pub store: Arc<dyn Store>,
+    /// Why the store could not be changed when that was last tried.
+    pub changes: watch::Receiver<Option<Failure>>,
     /// The cluster's state, to read it.
     pub mirror: Mirror,
+    /// What is detached, but in the store.
+    pub outbox: Arc<Outbox>,
     /// Why the last sign of life could not be given.
     pub sign_of_life: watch::Receiver<Option<String>>,
     /// The kernel's devices.
@@ -84,19 +91,41 @@ impl Context {
 
     /// Waits until the maps of this host show a commit.
     async fn in_force(&self, revision: Revision) -> Result<()> {
-        self.reconciler.sync(revision).await.map_err(|reason| {
+        // A store that took a commit, but does not tell of it, has gone meanwhile.
+        let synced = timeout(IN_FORCE, self.reconciler.sync(revision)).await;
+        let synced =
+            synced.unwrap_or_else(|_| Err(format!("nothing was heard of the change for {IN_FORCE:?}")));
+        synced.map_err(|reason| {
             ServiceError::Unavailable(format!("the data path could not be brought up to date: {reason}"))
         })
     }
 
+    /// Why the store is known to take no changes just now.
+    fn obstacle(&self) -> Option<Failure> {
+        self.mirror.staleness().or_else(|| self.changes.borrow().clone())
+    }
+
+    /// Fails if the store is known to take no changes: to try would only take time.
+    fn check_store(&self) -> Result<()> {
+        match self.obstacle() {
+            None => Ok(()),
+            Some(Failure { reason, .. }) => Err(ServiceError::Unavailable(format!(
+                "nothing can be changed just now but to detach: {reason}; containers go on as they are"
+            ))),
+        }
+    }
+
     /// Waits, not for long, until the mirror has seen what another host wrote meanwhile.
     async fn catch_up(&self, known: Revision) {
-        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+        const PATIENCE: Duration = Duration::from_secs(1);
         let newer = crate::agent::until(self.mirror.cluster(), |cluster| cluster.revision > known);
         // Whoever waits tries again anyhow, and gives up after some attempts.
-        let _ = tokio::time::timeout(PATIENCE, newer).await;
+        let _ = timeout(PATIENCE, newer).await;
     }
 }
+
+/// How long a change may take to arrive in the maps.
+const IN_FORCE: Duration = Duration::from_secs(5);
 
 /// How often an allocation is tried again when another host was quicker.
 const ATTEMPTS: usize = 50;
@@ -115,7 +144,7 @@ impl Service {
 
     /// Creates a network.
     pub async fn create_network(&self, request: CreateNetwork) -> Result<NetworkView> {
-        self.finish(async move |context| networks::create(&context, request).await).await
+        self.change(async move |context| networks::create(&context, request).await).await
     }
 
     /// All networks by name, without their endpoints.
@@ -131,13 +160,13 @@ impl Service {
     /// Removes a network without endpoints.
     pub async fn remove_network(&self, name: &Name) -> Result<NetworkView> {
         let name = name.clone();
-        self.finish(async move |context| networks::remove(&context, &name).await).await
+        self.change(async move |context| networks::remove(&context, &name).await).await
     }
 
     /// Attaches a container.
     pub async fn attach(&self, network: &Name, request: AttachRequest) -> Result<AttachResult> {
         let network = network.clone();
-        self.finish(async move |context| attach::attach(&context, &network, request).await).await
+        self.change(async move |context| attach::attach(&context, &network, request).await).await
     }
 
     /// Detaches a container; one that is not attached is no error.
@@ -169,18 +198,29 @@ impl Service {
     /// Lets two networks talk, in both directions.
     pub async fn allow(&self, a: &Name, b: &Name) -> Result<Vec<PolicyView>> {
         let (a, b) = (a.clone(), b.clone());
-        self.finish(async move |context| policies::allow(&context, &a, &b).await).await
+        self.change(async move |context| policies::allow(&context, &a, &b).await).await
     }
 
     /// Keeps two networks apart again.
     pub async fn deny(&self, a: &Name, b: &Name) -> Result<()> {
         let (a, b) = (a.clone(), b.clone());
-        self.finish(async move |context| policies::deny(&context, &a, &b).await).await
+        self.change(async move |context| policies::deny(&context, &a, &b).await).await
     }
 
     /// The agent's state.
     pub async fn status(&self) -> Result<Status> {
         Ok(views::status(&self.context))
+    }
+
+    /// Since when, and why, what is shown is not the store's content as it is now.
+    #[must_use]
+    pub fn stale(&self) -> Option<Failure> {
+        self.context.mirror.staleness()
+    }
+
+    /// Keeps what is known for an agent that has to start without the store.
+    pub async fn save(&self) {
+        self.context.mirror.save().await;
     }
 
     /// Waits until the first pass is done.
@@ -217,6 +257,16 @@ impl Service {
     /// One BPF map, decoded.
     pub async fn dump_map(&self, name: &str) -> Result<MapDump> {
         views::dump_map(&self.context, name)
+    }
+
+    /// Runs an operation that needs the store to take a change.
+    async fn change<T, F>(&self, operation: impl FnOnce(Arc<Context>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.context.check_store()?;
+        self.finish(operation).await
     }
 
     /// Runs an operation to its end, even if its caller goes away.

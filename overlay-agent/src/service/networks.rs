@@ -28,7 +28,8 @@ pub async fn create(context: &Context, request: CreateNetwork) -> Result<Network
         let cluster = context.cluster();
         check_name(&cluster, &request.name)?;
         let network = design(&cluster, &request, &host_subnets)?;
-        match context.store.commit(creation(&network, request.subnet.is_none())).await? {
+        let transaction = in_this_cluster(&cluster, creation(&network, request.subnet.is_none()));
+        match context.store.commit(transaction).await? {
             Outcome::Committed(revision) => {
                 tracing::info!(network = %network.name, vni = %network.vni, subnet = %network.subnet, "network created");
                 context.in_force(revision).await?;
@@ -149,6 +150,14 @@ fn vni_taken(vni: Vni) -> ServiceError {
     ServiceError::Conflict(format!(
         "VNI {vni} belongs to another network: choose another, or leave --vni out"
     ))
+}
+
+/// Requires that the store is this cluster's, and was not wiped since it was last looked at.
+fn in_this_cluster(cluster: &Cluster, transaction: Transaction) -> Transaction {
+    match &cluster.identity {
+        Some(record) => transaction.unchanged(Key::Cluster, record.revision),
+        None => transaction,
+    }
 }
 
 fn creation(network: &Network, subnet_was_chosen: bool) -> Transaction {

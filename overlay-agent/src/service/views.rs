@@ -1,6 +1,6 @@
 //! What there is to see of nodes, the agent, drops and maps.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
 use overlay_common::{
     stats::{DropCount, DropKey},
@@ -10,9 +10,10 @@ use overlay_common::{
 use super::{Context, Result, ServiceError};
 use crate::{
     agent::lock,
-    api::types::{Counts, DropView, MapDump, MapView, NodeState, NodeView, Status, UnderlayView},
+    api::types::{Counts, DropView, MapDump, MapView, NodeState, NodeView, StaleView, Status, UnderlayView},
     datapath::dump::{self, Description},
     model::{Cluster, Endpoint, Name},
+    store::Failure,
 };
 
 /// All nodes.
@@ -42,7 +43,8 @@ pub fn status(context: &Context) -> Status {
         ready: report.ready,
         store: context.store.url().to_owned(),
         revision: report.revision.0,
-        store_error: context.mirror.error().or_else(|| context.sign_of_life.borrow().clone()),
+        store_error: store_error(context),
+        stale: context.mirror.staleness().as_ref().map(stale_view),
         underlay: UnderlayView {
             ifname: report.underlay_ifname,
             ifindex: report.underlay.ifindex,
@@ -61,8 +63,18 @@ pub fn status(context: &Context) -> Status {
         reconcile_error: report.error,
         quarantined: cluster.quarantined.clone(),
         pin_dir: context.config.paths.maps(),
-        warnings: context.warnings.clone(),
+        warnings: context.warnings.iter().cloned().chain(context.mirror.notices()).collect(),
     }
+}
+
+fn store_error(context: &Context) -> Option<String> {
+    let obstacle = context.obstacle().map(|failure| failure.reason);
+    obstacle.or_else(|| context.sign_of_life.borrow().clone())
+}
+
+fn stale_view(Failure { since, reason }: &Failure) -> StaleView {
+    let since_unix_s = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    StaleView { since_unix_s, reason: reason.clone() }
 }
 
 /// Drop counters that are not zero, most packets first.

@@ -148,6 +148,7 @@ impl Store for Bounded {
 }
 
 #[cfg(test)]
+#[cfg(feature = "sqlite")]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::State,
-    http::StatusCode,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, StatusCode},
+    middleware::{self, Next},
+    response::Response,
     routing::{get, post, put},
 };
 
@@ -13,7 +15,7 @@ use super::reply::{Body, Failure, Params};
 use crate::{
     api::types::{
         AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-        MapDump, MapView, NetworkView, NodeView, PolicyView, Status,
+        MapDump, MapView, NetworkView, NodeView, PolicyView, STALE_HEADER, Status,
     },
     model::Name,
     service::Service,
@@ -43,7 +45,21 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/drops", get(drops))
         .route("/v1/maps", get(maps))
         .route("/v1/maps/{map}", get(dump_map))
+        .layer(middleware::from_fn_with_state(Arc::clone(&service), mark_stale))
         .with_state(service)
+}
+
+/// Marks what was asked for as stale if it is; the body stays what it is, for programs.
+async fn mark_stale(State(service): State<Agent>, request: Request, next: Next) -> Response {
+    let reads = request.method().is_safe();
+    let mut response = next.run(request).await;
+    if let Some(stale) = service.stale().filter(|_| reads) {
+        let seconds = stale.since.elapsed().unwrap_or_default().as_secs();
+        let text: String = stale.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let value = HeaderValue::from_bytes(format!("for {seconds} s: {text}").as_bytes());
+        response.headers_mut().extend(value.ok().map(|value| (HeaderName::from_static(STALE_HEADER), value)));
+    }
+    response
 }
 
 async fn networks(State(service): State<Agent>) -> Answer<Vec<NetworkView>> {
