@@ -8,6 +8,7 @@
 //! * [`traffic`]: peers that ping, echo, stream and count
 //! * [`views`], [`drops`]: what the command line prints, and how the drop counters moved
 //! * [`oracle`]: store, maps, links, devices and neighbours of all hosts, held against each other
+//! * [`stores`], [`fault_proxy`]: stores that fail, and the network before them
 //! * [`leftovers`]: what must not be there afterwards
 //! * [`turns`], [`cpu`], [`stats`]: for measurements: who runs when, how busy the machine is, what came out
 //!
@@ -19,12 +20,14 @@ pub mod container;
 pub mod cpu;
 pub mod drops;
 pub mod exec;
+pub mod fault_proxy;
 pub mod host;
 pub mod leftovers;
 pub mod netns;
 pub mod oracle;
 pub mod packet;
 pub mod stats;
+pub mod stores;
 pub mod tap;
 pub mod topology;
 pub mod traffic;

@@ -76,6 +76,13 @@ impl Cluster {
         Self { hosts: (1..=plan.hosts).map(host).collect(), underlay, dir }
     }
 
+    /// The same hosts with another store, before an agent runs.
+    #[must_use]
+    pub fn with_store(mut self, url: &str) -> Self {
+        self.hosts = self.hosts.into_iter().map(|host| host.with_flag("--store", url)).collect();
+        self
+    }
+
     /// Creates a network and waits until every host knows it.
     #[track_caller]
     pub fn network(&self, name: &str, extra: &[&str]) -> Network {

@@ -123,6 +123,21 @@ pub struct Status {
     pub xdp: Xdp,
     /// Drift that was found and repaired.
     pub repaired: u64,
+    /// What the agent last knew is shown, not what the store holds now.
+    pub stale: Option<Stale>,
+    /// Why the store cannot be used.
+    pub store_error: Option<String>,
+    /// What else is not as it should be.
+    pub warnings: Vec<String>,
+}
+
+/// What is shown is old.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Stale {
+    /// Since when, in seconds since 1970.
+    pub since_unix_s: u64,
+    /// Why.
+    pub reason: String,
 }
 
 /// XDP mode in force.
