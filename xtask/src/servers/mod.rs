@@ -78,6 +78,14 @@ impl Kind {
     }
 }
 
+/// The command of a ZooKeeper server with a configuration file of its own, such as one of several or one with TLS.
+///
+/// # Errors
+/// If its software cannot be had.
+pub fn zookeeper_with(config: &Path) -> Result<Command> {
+    Ok(zookeeper::server(&zookeeper::software()?, config))
+}
+
 /// What a server is started with.
 struct Site<'a> {
     /// Where its software is unpacked.

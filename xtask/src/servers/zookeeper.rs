@@ -44,9 +44,14 @@ pub fn software() -> Result<PathBuf> {
 pub fn command(site: &Site<'_>) -> Result<Command> {
     let config = site.dir.join("zoo.cfg");
     fs::write(&config, settings(site)).with_context(|| format!("cannot write {}", config.display()))?;
-    let mut java = java(site.software);
+    Ok(server(site.software, &config))
+}
+
+/// A server with a configuration of its own.
+pub fn server(software: &Path, config: &Path) -> Command {
+    let mut java = java(software);
     java.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(config);
-    Ok(java)
+    java
 }
 
 fn settings(site: &Site<'_>) -> String {

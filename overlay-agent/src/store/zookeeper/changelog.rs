@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use zookeeper_client::{Client, MultiReadResult, Stat};
 
 use super::{
-    fault::{Fault, found},
+    fault::{Fault, found, found_one},
     layout::Layout,
     link::Place,
 };
@@ -150,7 +150,7 @@ pub(super) async fn read(
     }
     let mut commits = Vec::new();
     for result in reader.commit().await? {
-        let MultiReadResult::Data { data, stat } = result else { break };
+        let Some(MultiReadResult::Data { data, stat }) = found_one(result)? else { break };
         let record = serde_json::from_slice(&data).map_err(|error| unreadable(layout, &error))?;
         commits.push(Commit { revision: revision(stat.czxid), record });
     }
@@ -258,4 +258,27 @@ async fn remove_before(client: &Client, layout: &Layout, keep_from: u32) -> Resu
 
 fn unreadable(layout: &Layout, error: &serde_json::Error) -> Fault {
     Fault::Refused(format!("a record below {} cannot be read: {error}", layout.changes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_well_and_comes_back() {
+        let large = "x".repeat(INLINE + 1);
+        let changes = vec![
+            Change::put("a/b", br#"{"id":1}"#, Some(LeaseId(-1))),
+            Change::put("a/large", large.as_bytes(), None),
+            Change::put("a/bytes", b"\xff", None),
+            Change::Delete { key: "a/c".to_owned() },
+        ];
+        let record = Record { commit: "00ff".to_owned(), changes };
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(
+            json,
+            r#"{"commit":"00ff","changes":[{"put":{"key":"a/b","value":"{\"id\":1}","lease":-1}},{"put":{"key":"a/large"}},{"put":{"key":"a/bytes"}},{"delete":{"key":"a/c"}}]}"#
+        );
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+    }
 }

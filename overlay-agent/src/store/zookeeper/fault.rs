@@ -1,6 +1,6 @@
 //! What goes wrong between us and ZooKeeper, by what can be done about it.
 
-use zookeeper_client::Error;
+use zookeeper_client::{Error, MultiReadResult};
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +41,14 @@ impl From<Error> for Fault {
             }
             _ => Self::Lost(error.to_string()),
         }
+    }
+}
+
+/// The one of several answers, or nothing where the node is not there.
+pub(super) fn found_one(answer: MultiReadResult) -> Result<Option<MultiReadResult>, Fault> {
+    match answer {
+        MultiReadResult::Error { err } => found(Err(err)),
+        answer => Ok(Some(answer)),
     }
 }
 

@@ -284,3 +284,6 @@ impl<'a> Plan<'a> {
         Planned { steps, changes: self.changes }
     }
 }
+
+#[cfg(test)]
+mod tests;

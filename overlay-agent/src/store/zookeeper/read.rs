@@ -6,7 +6,7 @@ use zookeeper_client::{Client, MultiReadResult, Stat};
 
 use super::{
     changelog::{self, Change, Commit},
-    fault::{Fault, found},
+    fault::{Fault, found, found_one},
     layout::Layout,
     value,
 };
@@ -83,7 +83,7 @@ async fn children(
     let mut nodes = Vec::new();
     for (some, request) in requests {
         for (parent, result) in some.iter().zip(request.await?) {
-            let MultiReadResult::Children { children } = result else { continue };
+            let Some(MultiReadResult::Children { children }) = found_one(result)? else { continue };
             let below = children.into_iter().map(|name| format!("{}/{name}", parent.trim_end_matches('/')));
             nodes.extend(below.filter_map(|node| {
                 let key = layout.key(&node).filter(|key| key.starts_with(prefix))?;
@@ -112,7 +112,7 @@ async fn read_nodes(
     let mut nodes = nodes.into_iter();
     for request in requests {
         for (result, (node, key)) in request.await?.into_iter().zip(&mut nodes) {
-            let MultiReadResult::Data { data, stat } = result else { continue };
+            let Some(MultiReadResult::Data { data, stat }) = found_one(result)? else { continue };
             if stat.num_children > 0 {
                 parents.push(node);
             }
