@@ -27,14 +27,14 @@ async fn each_member_of_three_can_die_and_nothing_is_missed() {
     let lease = store.grant_lease(Duration::from_secs(60)).await.unwrap();
     committed(&*store, Transaction::new().put("leased", &1).leased(lease)).await;
     let mut next = 0;
-    for i in 0..members.len() {
-        members[i].kill();
+    for member in &mut members {
+        member.kill();
         for _ in 0..5 {
             put_at_last(&*store, "t/key", next).await;
             next += 1;
         }
-        members[i].start();
-        in_a_minute(members[i].serve()).await;
+        member.start();
+        in_a_minute(member.serve()).await;
     }
     let mut seen = in_a_minute(values_until(&mut watch, next - 1)).await;
     // One whose outcome was not known was written again.

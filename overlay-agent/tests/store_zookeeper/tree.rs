@@ -118,3 +118,17 @@ async fn a_transaction_that_no_request_can_hold_is_refused_with_the_reason() {
     let error = store.commit(Transaction::new().put("t/1", &half).put("t/2", &half)).await.unwrap_err();
     assert!(matches!(&error, StoreError::Invalid { key, .. } if key == "t/1"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hundred_keys_are_deleted_by_one_commit() {
+    let url = anywhere().await;
+    let (store, browser) = (open(&url).await, browser(&url).await);
+    let key = |i: i32| format!("overlay/v1/addresses/blue/10.0.{}.{}", i / 250, i % 250);
+    committed(&*store, (0..300).fold(Transaction::new(), |all, i| all.create(key(i), &i))).await;
+    let mut watch = store.watch("overlay/", store.list("").await.unwrap().revision).await.unwrap();
+    let revision = committed(&*store, (0..300).fold(Transaction::new(), |all, i| all.delete(key(i)))).await;
+    let WatchItem::Events(events) = in_a_minute(next_item(&mut watch)).await else { panic!("reset") };
+    assert!(events.iter().all(|event| event.revision() == revision));
+    assert_eq!(events.len(), 300);
+    assert_eq!(browser.list_children("/").await.unwrap(), ["overlay-store"]);
+}
