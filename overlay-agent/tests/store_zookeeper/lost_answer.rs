@@ -61,7 +61,7 @@ async fn the_lease_of_a_client_that_is_cut_off_ends_in_time() {
     let WatchItem::Events(events) = in_a_minute(next_item(&mut watch)).await else { panic!("reset") };
     assert!(matches!(&events[..], [Event::Delete { key, .. }] if key == "t/key"), "{events:?}");
     println!("a lease of {TTL:?} of a client that was cut off ended after {:?}", start.elapsed());
-    assert!(start.elapsed() < TTL + Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < TTL + Duration::from_secs(2), "{:?}", start.elapsed());
     let state = cut_off.keep_alive(lease).await;
     assert!(!matches!(state, Ok(LeaseState::Alive)), "{state:?}");
 }

@@ -70,11 +70,12 @@ async fn carry(
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // Whichever ends first takes both connections down.
+    // Whichever ends first takes both connections down. After the cut, not even the first words pass.
     tokio::select! {
+        biased;
+        _ = is_cut.wait_for(|cut| *cut) => {}
         () = pass(from_client, to_server, |data| requested(data, &state)) => {}
         () = pass(from_server, to_client, |_| answered(&state)) => {}
-        _ = is_cut.wait_for(|cut| *cut) => {}
     }
 }
 

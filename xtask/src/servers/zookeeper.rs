@@ -66,7 +66,14 @@ fn settings(site: &Site<'_>) -> String {
 
 pub fn browser(software: &Path, address: SocketAddr) -> Command {
     let mut client = java(software);
-    client.args(["org.apache.zookeeper.ZooKeeperMain", "-server", &address.to_string(), "ls", "-R", "/"]);
+    client.args([
+        "org.apache.zookeeper.ZooKeeperMain",
+        "-server",
+        &address.to_string(),
+        "ls",
+        "-R",
+        "/overlay",
+    ]);
     client
 }
 

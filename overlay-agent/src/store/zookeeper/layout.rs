@@ -14,7 +14,7 @@ const OWN: &str = "overlay-store";
 const RESERVED: [&str; 2] = [OWN, "zookeeper"];
 
 /// How many nodes count deletions, see [`Layout::grave`].
-pub(super) const GRAVES: u32 = 64;
+pub(super) const GRAVES: u32 = 16;
 
 /// The paths of one store.
 #[derive(Clone, Debug, PartialEq, Eq)]
