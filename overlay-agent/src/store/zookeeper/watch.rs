@@ -103,21 +103,25 @@ impl Follower {
             let read = timeout(REQUEST, self.read(&client)).await;
             return read.unwrap_or_else(|_| Err(no_answer()));
         }
-        let armed = timeout(REQUEST, self.arm(&client)).await.unwrap_or_else(|_| Err(no_answer()));
-        match armed {
+        match timeout(REQUEST, self.arm(&client)).await.unwrap_or_else(|_| Err(no_answer())) {
             Err(Fault::Wiped) => self.shared.place.prepare(&client).await?,
             armed => {
                 if let Some(watcher) = armed? {
-                    tokio::select! {
-                        event = watcher.changed() => {
-                            self.reading = if event.event_type == EventType::NodeCreated { FEW } else { 0 };
-                        }
-                        () = self.shared.link.replaced(&client) => {}
-                    }
+                    self.wait(watcher, &client).await;
                 }
             }
         }
         Ok(None)
+    }
+
+    /// Until the next commit is there, or another session is.
+    async fn wait(&mut self, watcher: OneshotWatcher, client: &Client) {
+        tokio::select! {
+            event = watcher.changed() => {
+                self.reading = if event.event_type == EventType::NodeCreated { FEW } else { 0 };
+            }
+            () = self.shared.link.replaced(client) => {}
+        }
     }
 
     async fn read(&mut self, client: &Client) -> Result<Option<WatchItem>, Fault> {
