@@ -78,7 +78,7 @@ struct Header {
 
 /// The line about an entry.
 #[derive(Serialize, Deserialize)]
-struct Line(u64, usize, usize, Option<i64>);
+struct Line(u64, usize, usize, Option<u128>);
 
 /// The snapshot in a file, if there is one.
 ///
@@ -181,7 +181,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_entry()(key in "\\PC{1,20}", value: Vec<u8>, revision: u64, lease: Option<i64>) -> Entry {
+        fn any_entry()(key in "\\PC{1,20}", value: Vec<u8>, revision: u64, lease: Option<u128>) -> Entry {
             Entry { key, value, revision: Revision(revision), lease: lease.map(LeaseId) }
         }
     }

@@ -47,7 +47,9 @@ impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable { .. } => Self::Unavailable(error.to_string()),
-            StoreError::Unusable { .. } | StoreError::Invalid { .. } => Self::Internal(error.to_string()),
+            StoreError::Unusable { .. } | StoreError::TooLarge { .. } | StoreError::Invalid { .. } => {
+                Self::Internal(error.to_string())
+            }
         }
     }
 }

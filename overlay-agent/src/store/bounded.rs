@@ -93,7 +93,7 @@ impl Bounded {
         match &answer {
             Ok(_) => drop(self.changes.send_if_modified(|failure| failure.take().is_some())),
             // The caller's own fault says nothing of the store.
-            Err(StoreError::Invalid { .. }) => {}
+            Err(StoreError::Invalid { .. } | StoreError::TooLarge { .. }) => {}
             Err(error) => {
                 let reason = error.to_string();
                 self.changes.send_modify(|failure| *failure = Some(Failure::now(reason, failure.as_ref())));

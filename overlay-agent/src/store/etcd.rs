@@ -103,8 +103,10 @@ impl Client {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<LeaseState, Failure> {
-        let answer =
-            self.members.ask(|client| async move { client.lease_client().keep_alive(lease.0).await }).await;
+        let answer = self
+            .members
+            .ask(|client| async move { client.lease_client().keep_alive(lease.number()).await })
+            .await;
         match answer {
             // Who holds the stream could renew again; without it the next time is another request.
             Ok(_stream) => Ok(LeaseState::Alive),
@@ -114,7 +116,11 @@ impl Client {
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), Failure> {
-        match self.members.ask(|client| async move { client.lease_client().revoke(lease.0).await }).await {
+        match self
+            .members
+            .ask(|client| async move { client.lease_client().revoke(lease.number()).await })
+            .await
+        {
             Ok(_) | Err(Failure::NoLease) => Ok(()),
             Err(failure) => Err(failure),
         }
@@ -157,7 +163,7 @@ impl Store for EtcdStore {
             .ask(|client| async move { client.lease_client().grant(seconds, None).await })
             .await;
         let answer = answer.map_err(|failure| failure.into_error(&self.0.url, "grant a lease"))?;
-        Ok(LeaseId(answer.id()))
+        Ok(answer.id().into())
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<LeaseState, StoreError> {

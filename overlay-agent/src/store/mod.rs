@@ -32,9 +32,23 @@ pub use target::{Access, Secret, Target, Tls};
 )]
 pub struct Revision(pub u64);
 
-/// Identity of a lease.
+/// Identity of a lease, wide enough for every backend's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(pub i64);
+pub struct LeaseId(pub u128);
+
+impl LeaseId {
+    /// The number that it was made of, in a store whose leases are numbers; zero if it is none of such a store.
+    #[must_use]
+    pub fn number(self) -> i64 {
+        u64::try_from(self.0).unwrap_or_default().cast_signed()
+    }
+}
+
+impl From<i64> for LeaseId {
+    fn from(number: i64) -> Self {
+        Self(u128::from(number.cast_unsigned()))
+    }
+}
 
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +68,9 @@ pub const MAX_KEY_LEN: usize = 512;
 
 /// Largest value in bytes that every backend takes.
 pub const MAX_VALUE_LEN: usize = 512 * 1024;
+
+/// Conditions and operations together that every backend takes in one transaction; Consul takes the fewest.
+pub const MAX_OPERATIONS: usize = 30;
 
 /// All keys below a prefix, at one revision.
 #[derive(Clone, Debug, Default)]
@@ -245,6 +262,14 @@ pub enum StoreError {
         /// The store.
         url: String,
         /// What is wrong and what to do.
+        reason: String,
+    },
+    /// More at once than this store takes; nothing was changed.
+    #[error("store {url}: too much at once: {reason}")]
+    TooLarge {
+        /// The store.
+        url: String,
+        /// How much it takes, or what to do.
         reason: String,
     },
     /// A key or value that no store takes.

@@ -85,7 +85,7 @@ impl Client {
     async fn is_alive(&self, lease: LeaseId) -> Result<bool, Failure> {
         let time_left = self
             .members
-            .ask(|client| async move { client.lease_client().time_to_live(lease.0, None).await })
+            .ask(|client| async move { client.lease_client().time_to_live(lease.number(), None).await })
             .await?;
         // A second that has begun counts as none left; less than none says that there is no such lease.
         Ok(time_left.ttl() >= 0)
@@ -147,7 +147,7 @@ fn change(servers: &Servers, operation: &Operation) -> TxnOp {
     let key = servers.outer(operation.key());
     match operation {
         Operation::Put(_, value, lease) => {
-            let bound = lease.map(|lease| PutOptions::new().with_lease(lease.0));
+            let bound = lease.map(|lease| PutOptions::new().with_lease(lease.number()));
             TxnOp::put(key, value.as_slice(), bound)
         }
         Operation::Delete(_) => TxnOp::delete(key, None),

@@ -49,7 +49,7 @@ pub fn number(revision: Revision) -> i64 {
 pub fn entry(servers: &Servers, kv: KeyValue) -> Option<Entry> {
     let key = servers.inner(kv.key_str().ok()?)?.to_owned();
     let revision = position(kv.mod_revision());
-    let lease = Some(kv.lease()).filter(|id| *id != 0).map(LeaseId);
+    let lease = Some(kv.lease()).filter(|id| *id != 0).map(LeaseId::from);
     let (_, value) = kv.into_key_value();
     Some(Entry { key, value, revision, lease })
 }

@@ -41,7 +41,7 @@ pub(super) fn grant(connection: &mut Connection, ttl: Duration, clock: &Clock) -
     let expires = clock.now_ms().saturating_add(ttl_ms);
     writing.transaction.execute(sql, params![id, ttl_ms, expires, clock.boot_id])?;
     writing.finish()?;
-    Ok(LeaseId(id))
+    Ok(id.into())
 }
 
 pub(super) fn keep_alive(connection: &mut Connection, lease: LeaseId, clock: &Clock) -> Result<LeaseState> {
@@ -50,7 +50,7 @@ pub(super) fn keep_alive(connection: &mut Connection, lease: LeaseId, clock: &Cl
     delete_expired(&mut writing, clock)?;
     let sql =
         "UPDATE leases SET expires_at_boot_ms = min(ttl_ms, 9223372036854775807 - ?2) + ?2 WHERE id = ?1";
-    let renewed = writing.transaction.execute(sql, params![lease.0, clock.now_ms()])?;
+    let renewed = writing.transaction.execute(sql, params![lease.number(), clock.now_ms()])?;
     writing.finish()?;
     Ok(if renewed > 0 { LeaseState::Alive } else { LeaseState::Gone })
 }
@@ -65,7 +65,10 @@ pub(super) fn revoke(connection: &mut Connection, lease: LeaseId) -> Result<()> 
 pub(super) fn is_alive(connection: &Connection, lease: LeaseId, clock: &Clock) -> Result<bool> {
     let sql = "SELECT 1 FROM leases WHERE id = ?1 AND boot_id = ?2 AND expires_at_boot_ms > ?3";
     let mut statement = connection.prepare_cached(sql)?;
-    Ok(statement.query_row(params![lease.0, clock.boot_id, clock.now_ms()], |_| Ok(())).optional()?.is_some())
+    Ok(statement
+        .query_row(params![lease.number(), clock.boot_id, clock.now_ms()], |_| Ok(()))
+        .optional()?
+        .is_some())
 }
 
 /// Ends the leases whose time has come. Says whether there were any; looks without the write lock first.
@@ -85,17 +88,19 @@ fn delete_expired(writing: &mut Writing<'_>, clock: &Clock) -> Result<()> {
 fn expired(connection: &Connection, clock: &Clock) -> Result<Vec<LeaseId>> {
     let sql = "SELECT id FROM leases WHERE boot_id <> ?1 OR expires_at_boot_ms <= ?2";
     let mut statement = connection.prepare_cached(sql)?;
-    statement.query_map(params![clock.boot_id, clock.now_ms()], |row| row.get(0).map(LeaseId))?.collect()
+    statement
+        .query_map(params![clock.boot_id, clock.now_ms()], |row| row.get::<_, i64>(0).map(LeaseId::from))?
+        .collect()
 }
 
 fn delete(writing: &mut Writing<'_>, lease: LeaseId) -> Result<()> {
     let keys: Vec<String> = writing
         .transaction
         .prepare_cached("SELECT key FROM entries WHERE lease = ?1 ORDER BY key")?
-        .query_map([lease.0], |row| row.get(0))?
+        .query_map([lease.number()], |row| row.get(0))?
         .collect::<Result<_>>()?;
     keys.iter().try_for_each(|key| writing.delete(key))?;
-    writing.transaction.execute("DELETE FROM leases WHERE id = ?1", [lease.0]).map(drop)
+    writing.transaction.execute("DELETE FROM leases WHERE id = ?1", [lease.number()]).map(drop)
 }
 
 #[cfg(test)]

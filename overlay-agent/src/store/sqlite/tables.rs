@@ -156,7 +156,7 @@ impl<'c> Writing<'c> {
     }
 
     fn put(&mut self, key: &str, value: &[u8], lease: Option<LeaseId>) -> Result<()> {
-        let lease = lease.map(|lease| lease.0);
+        let lease = lease.map(LeaseId::number);
         let sql = "INSERT INTO entries (key, value, revision, lease) VALUES (?1, ?2, ?3, ?4)
                    ON CONFLICT (key) DO UPDATE
                    SET value = excluded.value, revision = excluded.revision, lease = excluded.lease";
@@ -204,7 +204,7 @@ fn to_entry(row: &Row<'_>) -> Result<Entry> {
         key: row.get(0)?,
         value: row.get(1)?,
         revision: to_revision(row.get(2)?),
-        lease: row.get::<_, Option<i64>>(3)?.map(LeaseId),
+        lease: row.get::<_, Option<i64>>(3)?.map(LeaseId::from),
     })
 }
 

@@ -60,7 +60,7 @@ pub(super) enum Change {
 impl Change {
     pub(super) fn put(key: &str, value: &[u8], lease: Option<LeaseId>) -> Self {
         let text = str::from_utf8(value).ok().filter(|text| text.len() <= INLINE);
-        Self::Put { key: key.to_owned(), value: text.map(str::to_owned), lease: lease.map(|lease| lease.0) }
+        Self::Put { key: key.to_owned(), value: text.map(str::to_owned), lease: lease.map(LeaseId::number) }
     }
 
     pub(super) fn key(&self) -> &str {
@@ -268,7 +268,7 @@ mod tests {
     fn a_record_reads_well_and_comes_back() {
         let large = "x".repeat(INLINE + 1);
         let changes = vec![
-            Change::put("a/b", br#"{"id":1}"#, Some(LeaseId(-1))),
+            Change::put("a/b", br#"{"id":1}"#, Some(LeaseId::from(-1))),
             Change::put("a/large", large.as_bytes(), None),
             Change::put("a/bytes", b"\xff", None),
             Change::Delete { key: "a/c".to_owned() },

@@ -93,7 +93,7 @@ impl Layout {
     /// The lease of a node at or below a lease's.
     pub(super) fn lease_of(&self, node: &str) -> Option<LeaseId> {
         let name = node.strip_prefix(&self.leases())?.strip_prefix('/')?.split('/').next()?;
-        u64::from_str_radix(name.strip_prefix("0x")?, 16).ok().map(|id| LeaseId(id.cast_signed()))
+        u64::from_str_radix(name.strip_prefix("0x")?, 16).ok().map(|id| LeaseId(id.into()))
     }
 
     /// Holds the nodes that count deletions.
@@ -240,7 +240,7 @@ mod tests {
     fn a_lease_is_named_as_zookeeper_shows_its_session() {
         let layout = layout("zookeeper://a");
         for id in [0x1000_0a2b_0000, -2] {
-            assert_eq!(layout.lease_of(&layout.alive(LeaseId(id))), Some(LeaseId(id)));
+            assert_eq!(layout.lease_of(&layout.alive(LeaseId::from(id))), Some(LeaseId::from(id)));
         }
         assert_eq!(layout.alive(LeaseId(0x10)), "/overlay-store/leases/0x10/alive");
         assert_eq!(layout.lease_of("/overlay-store/leases"), None);

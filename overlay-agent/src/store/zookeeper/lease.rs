@@ -52,7 +52,7 @@ impl Leases {
     pub(super) async fn grant(&self, place: &Place, ttl: Duration) -> Result<LeaseId, Fault> {
         let silence = ttl.saturating_sub(TICK).max(ttl * 3 / 4);
         let client = place.session(silence).await?;
-        let lease = LeaseId(client.session_id().0);
+        let lease = LeaseId::from(client.session_id().0);
         let mut writer = client.new_multi_writer();
         writer.add_create(&place.layout.lease(lease), &[], &place.create(CreateMode::Persistent))?;
         writer.add_create(&place.layout.alive(lease), &[], &place.create(CreateMode::Ephemeral))?;

@@ -194,7 +194,7 @@ fn events<'a>(
                 Some(text) => text.clone().into_bytes(),
                 None => large.get(&(key.clone(), revision))?.clone(),
             };
-            let lease = lease.map(LeaseId);
+            let lease = lease.map(LeaseId::from);
             Some(Event::Put(Entry { key: key.clone(), value, revision, lease }))
         }
     })

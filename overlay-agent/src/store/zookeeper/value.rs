@@ -42,7 +42,7 @@ fn leased(data: &[u8]) -> Option<(&[u8], Option<LeaseId>)> {
     let line = data.iter().rposition(|byte| *byte == b'\n')?;
     let id = std::str::from_utf8(data[line..].strip_prefix(LEASE)?).ok()?;
     let id = u64::from_str_radix(id, 16).ok()?;
-    Some((&data[..line], Some(LeaseId(id.cast_signed()))))
+    Some((&data[..line], Some(LeaseId(id.into()))))
 }
 
 #[cfg(test)]
@@ -56,7 +56,7 @@ mod tests {
     fn a_value_is_stored_as_it_is_and_a_lease_stands_below_it() {
         assert_eq!(encode(b"{}", None), b"{}");
         assert_eq!(encode(b"{}", Some(LeaseId(0x1f))), b"{}\n# lease 0x1f");
-        assert_eq!(encode(b"{}", Some(LeaseId(-1))), b"{}\n# lease 0xffffffffffffffff");
+        assert_eq!(encode(b"{}", Some(LeaseId::from(-1))), b"{}\n# lease 0xffffffffffffffff");
         assert_eq!(decode(b""), None);
     }
 
@@ -68,7 +68,7 @@ mod tests {
     #[case(b"x\n# lease 0xzz")]
     #[case(b"\xff\n# lease ")]
     fn every_value_comes_back(#[case] value: &[u8]) {
-        for lease in [None, Some(LeaseId(7)), Some(LeaseId(-7))] {
+        for lease in [None, Some(LeaseId(7)), Some(LeaseId::from(-7))] {
             assert_eq!(decode(&encode(value, lease)), Some((value, lease)));
         }
     }
@@ -76,7 +76,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_come_back(value: Vec<u8>, id: Option<i64>) {
-            let lease = id.map(LeaseId);
+            let lease = id.map(LeaseId::from);
             let data = encode(&value, lease);
             prop_assert_eq!(decode(&data), Some((&value[..], lease)));
         }
