@@ -95,6 +95,8 @@ macro_rules! every_test_of {
 every_test_of!(etcd, backends::etcd::Etcd);
 #[cfg(feature = "sqlite")]
 every_test_of!(sqlite, backends::sqlite::Sqlite);
+#[cfg(feature = "consul")]
+every_test_of!(consul, backends::consul::Consul);
 #[cfg(feature = "zookeeper")]
 every_test_of!(zookeeper, backends::zookeeper::Zookeeper);
 

@@ -24,6 +24,8 @@ pub fn command(site: &Site<'_>) -> Result<Command> {
     consul.args(["agent", "-server", "-bootstrap-expect=1", "-ui", "-log-level=warn"]);
     // Elections with the shortest times that Consul knows: there is nobody to lose one to.
     consul.args(["-hcl", "performance { raft_multiplier = 1 }"]);
+    // For values of the size that the contract allows, and for many agents on one machine.
+    consul.args(["-hcl", "limits { txn_max_req_len = 1048576 http_max_conns_per_client = 10000 }"]);
     consul.args(["-dns-port=-1", "-grpc-port=-1", "-serf-wan-port=-1"]);
     consul.arg(format!("-data-dir={}", data(site.dir).display()));
     consul.arg(format!("-bind={}", site.ip)).arg(format!("-client={}", site.ip));

@@ -1,0 +1,236 @@
+//! Commits: a transaction together with its record in a chain.
+//!
+//! The record makes a commit answer for itself. It is written only on top of the one that the client knew, so that of
+//! two attempts at one commit at most one is carried out; and if an answer is lost, the chain tells whether it was.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Client,
+    api::Failure,
+    changes::{CHAINS, Chains, LEASES, Record},
+    is_ours, pair,
+    txn::{Failed, MOST_OPERATIONS, Operation as Step, Verdict},
+};
+use crate::store::{Condition, Operation, Outcome, Revision, StoreError, Transaction};
+
+/// How long a commit may try while other clients commit before it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How an attempt on one chain ended.
+enum Attempt {
+    /// For good.
+    Ended(Outcome),
+    /// Somebody else has written to the chain.
+    Overtaken,
+}
+
+impl Client {
+    /// Carries out a transaction, unless it would change nothing.
+    pub(super) async fn commit(&self, transaction: &Transaction) -> Result<Outcome, StoreError> {
+        if let Some(key) = transaction.operations.iter().map(Operation::key).find(|key| is_ours(key)) {
+            let reason = "below this the store keeps its own records";
+            return Err(StoreError::Invalid { key: key.to_owned(), reason });
+        }
+        if may_change_nothing(transaction)
+            && let Some(outcome) = self.change_nothing(transaction).await?
+        {
+            return Ok(outcome);
+        }
+        self.write(transaction).await
+    }
+
+    /// How a transaction ends that changes nothing; `None` if it would change something.
+    async fn change_nothing(&self, transaction: &Transaction) -> Result<Option<Outcome>, StoreError> {
+        let conditions = transaction.conditions.iter().map(|condition| self.check(condition));
+        let absent = transaction.operations.iter().map(|o| Step::check_absent(&self.servers.outer(o.key())));
+        let checks: Vec<Step> = conditions.chain(absent).collect();
+        self.check_count(checks.len())?;
+        if let Verdict::Failed(failed) = self.read("commit", &checks).await? {
+            let first = failed.first().map_or(0, |failed| failed.op_index);
+            let conflict = transaction.conditions.get(first);
+            return Ok(conflict.map(|condition| Outcome::Conflict(condition.key().to_owned())));
+        }
+        let horizon = self.known().horizon;
+        let (chains, _) = self.read_with_chains("commit", Vec::new()).await?;
+        Ok(Some(Outcome::Committed(chains.revision().max(horizon))))
+    }
+
+    async fn write(&self, transaction: &Transaction) -> Result<Outcome, StoreError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let number = self.known().chain;
+            let turn = self.turns[number].lock().await;
+            if let Attempt::Ended(outcome) = self.attempt(transaction, number).await? {
+                return Ok(outcome);
+            }
+            drop(turn);
+            if Instant::now() > deadline {
+                let reason = "other clients write all the time".to_owned();
+                return Err(self.unavailable(reason));
+            }
+            // Whoever was quicker goes on with that chain.
+            self.known().chain = (number + rand::random_range(1..CHAINS)) % CHAINS;
+        }
+    }
+
+    /// Tries to carry out a transaction with its record in this chain.
+    async fn attempt(&self, transaction: &Transaction, number: usize) -> Result<Attempt, StoreError> {
+        let chains = self.chains().await?;
+        let record = self.record(transaction, chains.index(number));
+        let steps = self.steps(transaction, chains.append(&self.servers, number, &record));
+        self.check_count(steps.len())?;
+        match self.api.write(&steps).await {
+            Ok(Verdict::Done(pairs)) => {
+                let index = pairs.iter().map(|pair| pair.modify_index).max().unwrap_or_default();
+                if let Some(chains) = &mut self.known().chains {
+                    chains.advance(number, &record, index);
+                }
+                Ok(Attempt::Ended(Outcome::Committed(Revision(index))))
+            }
+            Ok(verdict @ Verdict::Failed(_)) => {
+                self.check_permission(&verdict)?;
+                self.refused(transaction, &verdict, &chains, number).await
+            }
+            Err(Failure::NoAnswer(reason) | Failure::Unable(reason)) => {
+                self.settle(number, &record, reason).await
+            }
+            Err(refused) => self.api.explain("commit", Err(refused)),
+        }
+    }
+
+    /// Why a transaction was not carried out: a condition of its own, or the chain.
+    async fn refused(
+        &self,
+        transaction: &Transaction,
+        verdict: &Verdict,
+        chains: &Chains,
+        number: usize,
+    ) -> Result<Attempt, StoreError> {
+        let Verdict::Failed(failed) = verdict else { return Err(self.garbled("commit")) };
+        let steps = self.owners(transaction);
+        let owner = failed.iter().find_map(|Failed { op_index, .. }| steps.get(*op_index)?.clone());
+        if let Some(key) = owner {
+            return Ok(Attempt::Ended(Outcome::Conflict(key)));
+        }
+        let (now, _) = self.read_with_chains("commit", Vec::new()).await?;
+        if now.store() == chains.store() && now.index(number) == chains.index(number) {
+            let what = failed.first().map_or("", |failed| &failed.what);
+            return Err(self.unavailable(format!("refused without a reason that is known: {what}")));
+        }
+        Ok(Attempt::Overtaken)
+    }
+
+    /// Finds out whether a transaction was carried out whose answer did not come.
+    async fn settle(&self, number: usize, record: &Record, reason: String) -> Result<Attempt, StoreError> {
+        let store = self.known().chains.as_ref().map(|chains| chains.store().to_owned());
+        let (chains, _) = match self.read_with_chains("commit", Vec::new()).await {
+            Ok(read) => read,
+            Err(_) => return Err(self.unavailable(reason)),
+        };
+        if Some(chains.store()) != store.as_deref() {
+            return Err(self.unavailable(reason));
+        }
+        match chains.find(number, record) {
+            Some(Some(revision)) => Ok(Attempt::Ended(Outcome::Committed(revision))),
+            // It may still be on its way: that is not to be told from one that was lost.
+            Some(None) if chains.index(number) == record.after => Err(self.unavailable(reason)),
+            // Another record has its place: it never will be carried out.
+            Some(None) => Ok(Attempt::Overtaken),
+            None => Err(self.unavailable(reason)),
+        }
+    }
+
+    /// The chains as far as they are known; read if they are not.
+    async fn chains(&self) -> Result<Chains, StoreError> {
+        let known = self.known().chains.clone();
+        match known {
+            Some(chains) => Ok(chains),
+            None => Ok(self.read_with_chains("commit", Vec::new()).await?.0),
+        }
+    }
+
+    fn record(&self, transaction: &Transaction, after: u64) -> Record {
+        let keys = |wanted: fn(&&Operation) -> bool| {
+            transaction.operations.iter().filter(wanted).map(|o| o.key().to_owned()).collect()
+        };
+        let put = keys(|operation| matches!(operation, Operation::Put(..)));
+        let deleted = keys(|operation| matches!(operation, Operation::Delete(_)));
+        Record { after, by: self.id.clone(), put, deleted }
+    }
+
+    /// A transaction in Consul's terms.
+    fn steps(&self, transaction: &Transaction, chain: [Step; 2]) -> Vec<Step> {
+        let conditions = transaction.conditions.iter().map(|condition| self.check(condition));
+        let operations = transaction.operations.iter().flat_map(|o| self.change(transaction, o));
+        conditions.chain(operations).chain(self.lease_keys(transaction)).chain(chain).collect()
+    }
+
+    /// For each step of a transaction the key that is in conflict if it fails; as [`Client::steps`] orders them.
+    fn owners(&self, transaction: &Transaction) -> Vec<Option<String>> {
+        let conditions = transaction.conditions.iter().map(|condition| Some(condition.key().to_owned()));
+        let operations = transaction.operations.iter().flat_map(|operation| {
+            let steps = self.change(transaction, operation).len();
+            std::iter::repeat_n(Some(operation.key().to_owned()), steps)
+        });
+        conditions.chain(operations).collect()
+    }
+
+    fn check(&self, condition: &Condition) -> Step {
+        let key = self.servers.outer(condition.key());
+        match condition {
+            Condition::Absent(_) => Step::check_absent(&key),
+            Condition::Unchanged(_, revision) => Step::check_index(&key, revision.0),
+        }
+    }
+
+    /// One change. A key that may be there is deleted first: else it would stay with the session that holds it.
+    fn change(&self, transaction: &Transaction, operation: &Operation) -> Vec<Step> {
+        let key = self.servers.outer(operation.key());
+        let is_new = transaction.conditions.contains(&Condition::Absent(operation.key().to_owned()));
+        let delete = (!is_new).then(|| Step::delete(&key));
+        let write = match operation {
+            Operation::Delete(_) => None,
+            Operation::Put(_, value, None) => Some(Step::set(&key, value)),
+            Operation::Put(_, value, Some(lease)) => Some(Step::lock(&key, value, pair::session(*lease))),
+        };
+        delete.into_iter().chain(write).collect()
+    }
+
+    /// A key for each session that a transaction binds keys to, so that watches learn of its end.
+    fn lease_keys(&self, transaction: &Transaction) -> Vec<Step> {
+        let lease = |operation: &Operation| match operation {
+            Operation::Put(_, _, lease) => *lease,
+            Operation::Delete(_) => None,
+        };
+        let leases: BTreeSet<_> = transaction.operations.iter().filter_map(lease).collect();
+        let step = |session: String| {
+            let key = self.servers.outer(&format!("{LEASES}{session}"));
+            Step::lock(&key, b"{}", session)
+        };
+        leases.into_iter().map(pair::session).map(step).collect()
+    }
+
+    fn check_count(&self, steps: usize) -> Result<(), StoreError> {
+        if steps <= MOST_OPERATIONS {
+            return Ok(());
+        }
+        let reason =
+            format!("{steps} operations at once, and Consul takes {MOST_OPERATIONS}: make several commits");
+        Err(StoreError::TooLarge { url: self.api.url().to_owned(), reason })
+    }
+
+    fn unavailable(&self, reason: String) -> StoreError {
+        StoreError::Unavailable { url: self.api.url().to_owned(), operation: "commit", reason }
+    }
+}
+
+/// Whether a transaction changes nothing if the keys that it deletes are not there.
+fn may_change_nothing(transaction: &Transaction) -> bool {
+    let is_there = |key: &str| {
+        transaction.conditions.iter().any(|c| matches!(c, Condition::Unchanged(k, _) if k == key))
+    };
+    transaction.operations.iter().all(|o| matches!(o, Operation::Delete(key) if !is_there(key)))
+}
