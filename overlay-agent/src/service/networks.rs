@@ -14,7 +14,7 @@ use crate::{
         cluster::Versioned,
         keys::{Key, ROOT},
     },
-    store::{Outcome, Transaction},
+    store::{MAX_OPERATIONS, Outcome, Transaction},
 };
 
 /// Smallest MTU that a network may be given: what every IPv4 host must be able to receive (RFC 791).
@@ -63,6 +63,7 @@ pub async fn remove(context: &Context, name: &Name) -> Result<NetworkView> {
         reopen(context, &closed).await?;
         return Err(has_endpoints(context, name, endpoints.entries.len()));
     }
+    remove_below(context, name).await?;
     let transaction = removal(context, &closed).await?;
     let Outcome::Committed(revision) = context.store.commit(transaction).await? else {
         return Err(ServiceError::Conflict(format!(
@@ -209,20 +210,29 @@ fn has_endpoints(context: &Context, name: &Name, count: usize) -> ServiceError {
     ServiceError::Conflict(format!("network {name} has {count} endpoints ({names}): detach them first"))
 }
 
-/// Everything that goes with a network: its claims, what is left of its addresses, its policies.
-async fn removal(context: &Context, closed: &Versioned<Network>) -> Result<Transaction> {
-    let Network { name, vni, subnet, .. } = &closed.record;
+/// Removes what is left of a network's addresses, and its policies, in as many steps as the store needs. The network
+/// is closed, and removed after them, so that whoever is stopped in between can begin again.
+async fn remove_below(context: &Context, name: &Name) -> Result<()> {
     let addresses = context.store.list(&format!("{ROOT}addresses/{name}/")).await?;
     let cluster = context.cluster();
     let policies = cluster.policies.keys().filter(|(from, to)| from == name || to == name);
-    let mut transaction = Transaction::new()
+    let policies = policies.map(|(from, to)| Key::Policy(from.clone(), to.clone()).to_string());
+    let keys: Vec<String> = addresses.entries.into_iter().map(|entry| entry.key).chain(policies).collect();
+    for some in keys.chunks(MAX_OPERATIONS) {
+        let transaction = some.iter().fold(Transaction::new(), |transaction, key| transaction.delete(key));
+        context.store.commit(transaction).await?;
+    }
+    Ok(())
+}
+
+/// The network itself, with its claims.
+async fn removal(context: &Context, closed: &Versioned<Network>) -> Result<Transaction> {
+    let Network { name, vni, subnet, .. } = &closed.record;
+    let transaction = Transaction::new()
         .delete_unchanged(Key::Network(name.clone()), closed.revision)
         .delete(Key::Vni(*vni));
-    if owns_subnet_claim(context, &closed.record).await? {
-        transaction = transaction.delete(Key::Subnet(*subnet));
-    }
-    transaction = policies.fold(transaction, |t, (from, to)| t.delete(Key::Policy(from.clone(), to.clone())));
-    Ok(addresses.entries.iter().fold(transaction, |t, entry| t.delete(&entry.key)))
+    let owned = owns_subnet_claim(context, &closed.record).await?;
+    Ok(if owned { transaction.delete(Key::Subnet(*subnet)) } else { transaction })
 }
 
 async fn owns_subnet_claim(context: &Context, network: &Network) -> Result<bool> {
