@@ -6,7 +6,11 @@ use overlay_agent::{
     agent,
     config::{Config, ConfigError, LogLevel},
 };
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 fn main() -> ExitCode {
     let config = match Config::load(std::env::args_os()) {
@@ -31,13 +35,20 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Logs go to standard error; what the BPF programs log comes the same way, through the `log` crate.
 fn start_logging(level: LogLevel) {
-    tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from(level))
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    let mut targets = Targets::new().with_default(LevelFilter::from(level));
+    for chatty in CHATTY {
+        targets = targets.with_target(*chatty, LevelFilter::OFF);
+    }
+    tracing_subscriber::registry().with(targets).with(lines).init();
 }
+
+/// Crates whose messages nobody reads: Consul's client tells of each request, and of each conflict as an error. What
+/// matters of it comes back to the agent, which tells it in its own words.
+const CHATTY: &[&str] = &["consulrs", "rustify"];
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("overlay-agent: {error:#}");
