@@ -36,9 +36,10 @@ impl Servers {
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| unusable(format!("write it as {scheme}://HOST:PORT,HOST:PORT/PREFIX")))?;
         let prefix = prefix.trim_matches('/');
-        if prefix.contains("//") || prefix.contains(|c: char| !is_prefix_char(c)) {
+        let climbs = prefix.split('/').any(|part| part == "." || part == "..");
+        if climbs || prefix.contains("//") || prefix.contains(|c: char| !is_prefix_char(c)) {
             return Err(unusable(format!(
-                "the prefix {prefix:?} may hold letters, digits, and . _ - between single slashes"
+                "the prefix {prefix:?} may hold letters, digits, and . _ - between single slashes, and no part of dots alone"
             )));
         }
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
@@ -116,7 +117,9 @@ mod tests {
             "consul://a b",
             "consul://a/b//c",
             "consul://a/b c",
-            "consul://a/..%2f"
+            "consul://a/..%2f",
+            "consul://a/b/../c",
+            "consul://a/."
         )]
         url: &str,
     ) {

@@ -39,6 +39,8 @@ mod changes;
 mod commit;
 mod pair;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod txn;
 mod watch;
 

@@ -43,6 +43,8 @@ const WAIT: Duration = Duration::from_secs(10);
 pub(super) struct Api {
     url: String,
     servers: Vec<Arc<ConsulClient>>,
+    /// TLS without a certificate of our own: a server that asks for one just closes the connection.
+    is_anonymous: bool,
     /// The one that answered last.
     preferred: AtomicUsize,
 }
@@ -78,7 +80,7 @@ impl Api {
         if token.as_ref().is_some_and(|token| !token.bytes().all(|b| b.is_ascii_graphic())) {
             return Err(unusable("the token's file holds something that is no token".to_owned()));
         }
-        let http = http_client(access.tls.as_ref()).map_err(|reason| unusable(reason.to_string()))?;
+        let http = http_client(access.tls.as_ref()).map_err(unusable)?;
         let scheme = if access.tls.is_some() { "https" } else { "http" };
         let client = |host: &String| {
             let address = format!("{scheme}://{host}");
@@ -86,7 +88,8 @@ impl Api {
             Arc::new(ConsulClient { http, settings: settings(address, token.clone()) })
         };
         let servers = servers.hosts.iter().map(client).collect();
-        Ok(Self { url, servers, preferred: AtomicUsize::new(0) })
+        let is_anonymous = access.tls.as_ref().is_some_and(|tls| tls.identity.is_none());
+        Ok(Self { url, servers, is_anonymous, preferred: AtomicUsize::new(0) })
     }
 
     /// The store's address.
@@ -236,7 +239,12 @@ impl Api {
                 reason: format!("{}: let Consul's limits.txn_max_req_len be larger", reason.trim()),
             },
             Failure::Refused(code, reason) => {
-                StoreError::Unusable { url, reason: format!("{operation}: HTTP {code}: {}", reason.trim()) }
+                let reason = advised(format!("{operation}: HTTP {code}: {}", reason.trim()));
+                StoreError::Unusable { url, reason }
+            }
+            Failure::NoAnswer(reason) if self.is_anonymous && reason.contains("closed") => {
+                let advice = "if the server asks for a certificate, use --store-cert and --store-key";
+                StoreError::Unavailable { url, operation, reason: format!("{reason}: {advice}") }
             }
             Failure::NoAnswer(reason) | Failure::Unable(reason) => {
                 StoreError::Unavailable { url, operation, reason }
@@ -287,7 +295,22 @@ fn innermost(error: &dyn std::error::Error) -> String {
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    advised(error.to_string())
+}
+
+/// A cause, with what may be done about it.
+fn advised(cause: String) -> String {
+    let has = |words: &[&str]| words.iter().any(|word| cause.contains(word));
+    let advice = if has(&["certificate", "CertificateRequired", "BadCertificate"]) {
+        "check --store-ca, --store-cert and --store-key"
+    } else if has(&["corrupt message", "InvalidContentType"]) {
+        "if the server does not speak TLS, leave --store-tls out"
+    } else if has(&["to an HTTPS server"]) {
+        "if the server speaks TLS, use --store-tls"
+    } else {
+        return cause;
+    };
+    format!("{cause}: {advice}")
 }
 
 fn settings(address: String, token: Option<String>) -> ConsulClientSettings {
@@ -302,7 +325,7 @@ fn settings(address: String, token: Option<String>) -> ConsulClientSettings {
     }
 }
 
-fn http_client(tls: Option<&Tls>) -> reqwest::Result<reqwest::Client> {
+fn http_client(tls: Option<&Tls>) -> Result<reqwest::Client, String> {
     let mut builder = reqwest::Client::builder()
         .use_rustls_tls()
         .no_proxy()
@@ -311,16 +334,20 @@ fn http_client(tls: Option<&Tls>) -> reqwest::Result<reqwest::Client> {
         .tcp_keepalive(WAIT)
         .tcp_nodelay(true);
     if let Some(ca) = tls.and_then(|tls| tls.ca.as_deref()) {
-        builder = builder.tls_built_in_root_certs(false);
-        for certificate in certificates(ca)? {
-            builder = builder.add_root_certificate(certificate);
+        let certificates = certificates(ca).map_err(|e| format!("--store-ca: {}", innermost(&e)))?;
+        if certificates.is_empty() {
+            return Err("--store-ca names a file without certificates: it must hold PEM".to_owned());
         }
+        builder = builder.tls_built_in_root_certs(false);
+        builder = certificates.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
     }
     if let Some((certificate, key)) = tls.and_then(|tls| tls.identity.as_ref()) {
         let pem = [certificate.as_slice(), b"\n", key.expose().as_bytes()].concat();
-        builder = builder.identity(reqwest::Identity::from_pem(&pem)?);
+        let identity = reqwest::Identity::from_pem(&pem);
+        builder =
+            builder.identity(identity.map_err(|e| format!("--store-cert, --store-key: {}", innermost(&e)))?);
     }
-    builder.build()
+    builder.build().map_err(|e| innermost(&e))
 }
 
 /// The certificates of a PEM file, which may hold several.

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use consulrs::api::kv::common::KVPair;
 use tokio::time::Instant;
 
 use super::{
@@ -18,6 +19,16 @@ use crate::store::{Condition, Operation, Outcome, Revision, StoreError, Transact
 
 /// How long a commit may try while other clients commit before it.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What became of a record whose answer did not come.
+enum Trace {
+    /// It was written, and the transaction carried out.
+    Written(Revision),
+    /// Another one has its place.
+    Never,
+    /// Its place is free; it may still be on its way.
+    Open,
+}
 
 /// How an attempt on one chain ended.
 enum Attempt {
@@ -76,69 +87,90 @@ impl Client {
         }
     }
 
-    /// Tries to carry out a transaction with its record in this chain.
+    /// Tries to carry out a transaction with its record in this chain. When no answer comes it is sent again, to the
+    /// next server: its record has one place, so at most one of both is carried out.
     async fn attempt(&self, transaction: &Transaction, number: usize) -> Result<Attempt, StoreError> {
+        let deadline = Instant::now() + PATIENCE;
         let chains = self.chains().await?;
         let record = self.record(transaction, chains.index(number));
         let steps = self.steps(transaction, chains.append(&self.servers, number, &record));
         self.check_count(steps.len())?;
-        match self.api.write(&steps).await {
-            Ok(Verdict::Done(pairs)) => {
-                let index = pairs.iter().map(|pair| pair.modify_index).max().unwrap_or_default();
-                if let Some(chains) = &mut self.known().chains {
-                    chains.advance(number, &record, index);
+        let mut silence = None;
+        loop {
+            match self.api.write(&steps).await {
+                Ok(Verdict::Done(pairs)) => return Ok(self.done(number, &record, &pairs)),
+                Ok(Verdict::Failed(failed)) => {
+                    if let Some(reason) = silence {
+                        match self.trace(&chains, number, &record, reason).await? {
+                            (Trace::Written(revision), _) => return Ok(committed(revision)),
+                            (Trace::Never, _) => {}
+                            (Trace::Open, reason) => return Err(self.unavailable(reason)),
+                        }
+                    }
+                    return self.refused(transaction, failed, &chains, number).await;
                 }
-                Ok(Attempt::Ended(Outcome::Committed(Revision(index))))
+                Err(Failure::NoAnswer(reason) | Failure::Unable(reason)) => {
+                    match self.trace(&chains, number, &record, reason).await? {
+                        (Trace::Written(revision), _) => return Ok(committed(revision)),
+                        (Trace::Never, _) => return Ok(Attempt::Overtaken),
+                        (Trace::Open, reason) if Instant::now() < deadline => silence = Some(reason),
+                        (Trace::Open, reason) => return Err(self.unavailable(reason)),
+                    }
+                }
+                Err(refused) => return self.api.explain("commit", Err(refused)),
             }
-            Ok(verdict @ Verdict::Failed(_)) => {
-                self.check_permission(&verdict)?;
-                self.refused(transaction, &verdict, &chains, number).await
-            }
-            Err(Failure::NoAnswer(reason) | Failure::Unable(reason)) => {
-                self.settle(number, &record, reason).await
-            }
-            Err(refused) => self.api.explain("commit", Err(refused)),
         }
+    }
+
+    /// The transaction was carried out.
+    fn done(&self, number: usize, record: &Record, written: &[KVPair]) -> Attempt {
+        let index = written.iter().map(|pair| pair.modify_index).max().unwrap_or_default();
+        if let Some(chains) = &mut self.known().chains {
+            chains.advance(number, record, index);
+        }
+        committed(Revision(index))
     }
 
     /// Why a transaction was not carried out: a condition of its own, or the chain.
     async fn refused(
         &self,
         transaction: &Transaction,
-        verdict: &Verdict,
+        failed: Vec<Failed>,
         chains: &Chains,
         number: usize,
     ) -> Result<Attempt, StoreError> {
-        let Verdict::Failed(failed) = verdict else { return Err(self.garbled("commit")) };
-        let steps = self.owners(transaction);
-        let owner = failed.iter().find_map(|Failed { op_index, .. }| steps.get(*op_index)?.clone());
+        let owners = self.owners(transaction);
+        let owner = failed.iter().find_map(|failed| owners.get(failed.op_index));
+        let what = failed.first().map(|failed| failed.what.clone()).unwrap_or_default();
+        self.check_permission(&Verdict::Failed(failed))?;
         if let Some(key) = owner {
-            return Ok(Attempt::Ended(Outcome::Conflict(key)));
+            return Ok(Attempt::Ended(Outcome::Conflict(key.clone())));
         }
         let (now, _) = self.read_with_chains("commit", Vec::new()).await?;
         if now.store() == chains.store() && now.index(number) == chains.index(number) {
-            let what = failed.first().map_or("", |failed| &failed.what);
-            return Err(self.unavailable(format!("refused without a reason that is known: {what}")));
+            return Err(self.unavailable(format!("refused for a reason that is not known: {what}")));
         }
         Ok(Attempt::Overtaken)
     }
 
-    /// Finds out whether a transaction was carried out whose answer did not come.
-    async fn settle(&self, number: usize, record: &Record, reason: String) -> Result<Attempt, StoreError> {
-        let store = self.known().chains.as_ref().map(|chains| chains.store().to_owned());
-        let (chains, _) = match self.read_with_chains("commit", Vec::new()).await {
-            Ok(read) => read,
-            Err(_) => return Err(self.unavailable(reason)),
+    /// Looks for a record whose answer did not come, for this reason; fails with the reason if that cannot be told.
+    async fn trace(
+        &self,
+        before: &Chains,
+        number: usize,
+        record: &Record,
+        reason: String,
+    ) -> Result<(Trace, String), StoreError> {
+        let Ok((now, _)) = self.read_with_chains("commit", Vec::new()).await else {
+            return Err(self.unavailable(reason));
         };
-        if Some(chains.store()) != store.as_deref() {
+        if now.store() != before.store() {
             return Err(self.unavailable(reason));
         }
-        match chains.find(number, record) {
-            Some(Some(revision)) => Ok(Attempt::Ended(Outcome::Committed(revision))),
-            // It may still be on its way: that is not to be told from one that was lost.
-            Some(None) if chains.index(number) == record.after => Err(self.unavailable(reason)),
-            // Another record has its place: it never will be carried out.
-            Some(None) => Ok(Attempt::Overtaken),
+        match now.find(number, record) {
+            Some(Some(revision)) => Ok((Trace::Written(revision), reason)),
+            Some(None) if now.index(number) == record.after => Ok((Trace::Open, reason)),
+            Some(None) => Ok((Trace::Never, reason)),
             None => Err(self.unavailable(reason)),
         }
     }
@@ -169,11 +201,11 @@ impl Client {
     }
 
     /// For each step of a transaction the key that is in conflict if it fails; as [`Client::steps`] orders them.
-    fn owners(&self, transaction: &Transaction) -> Vec<Option<String>> {
-        let conditions = transaction.conditions.iter().map(|condition| Some(condition.key().to_owned()));
+    fn owners(&self, transaction: &Transaction) -> Vec<String> {
+        let conditions = transaction.conditions.iter().map(|condition| condition.key().to_owned());
         let operations = transaction.operations.iter().flat_map(|operation| {
             let steps = self.change(transaction, operation).len();
-            std::iter::repeat_n(Some(operation.key().to_owned()), steps)
+            std::iter::repeat_n(operation.key().to_owned(), steps)
         });
         conditions.chain(operations).collect()
     }
@@ -225,6 +257,10 @@ impl Client {
     fn unavailable(&self, reason: String) -> StoreError {
         StoreError::Unavailable { url: self.api.url().to_owned(), operation: "commit", reason }
     }
+}
+
+fn committed(revision: Revision) -> Attempt {
+    Attempt::Ended(Outcome::Committed(revision))
 }
 
 /// Whether a transaction changes nothing if the keys that it deletes are not there.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use consulrs::api::kv::common::KVPair;
+
 use super::{
     Client,
     changes::{Chains, FOLDER, Position},
@@ -63,7 +65,7 @@ impl Client {
         &self,
         what: &'static str,
         mut operations: Vec<Operation>,
-    ) -> Result<(Chains, Vec<consulrs::api::kv::common::KVPair>), StoreError> {
+    ) -> Result<(Chains, Vec<KVPair>), StoreError> {
         operations.insert(0, Operation::get_tree(&self.servers.outer(FOLDER)));
         for _ in 0..ATTEMPTS {
             let Verdict::Done(pairs) = self.read(what, &operations).await? else {

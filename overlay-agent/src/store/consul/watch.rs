@@ -346,3 +346,30 @@ fn repeat(client: &Arc<Client>, ask: Question) -> impl Stream<Item = Result<Wake
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(revision: u64, keys: &str) -> Commit {
+        let keys = keys.split_whitespace().map(|key| (key.to_owned(), Fate::Written)).collect();
+        Commit { revision: Revision(revision), keys }
+    }
+
+    #[test]
+    fn a_commit_waits_for_later_ones_of_the_same_keys_and_all_after_it_do() {
+        let commits =
+            vec![commit(1, "a"), commit(2, "b c"), commit(3, "d"), commit(4, "c e"), commit(5, "f")];
+        let parted = |changed: &[&str]| {
+            let changed = changed.iter().map(|key| (*key).to_owned()).collect();
+            let (waiting, settled) = wait(commits.clone(), changed);
+            assert_eq!(waiting.len() + settled.len(), commits.len());
+            settled.last().map_or(0, |commit| commit.revision.0)
+        };
+        assert_eq!(parted(&[]), 5);
+        assert_eq!(parted(&["other"]), 5);
+        assert_eq!(parted(&["f"]), 4);
+        assert_eq!(parted(&["e"]), 1, "commit 2 shares a key with 4, which waits");
+        assert_eq!(parted(&["a"]), 0);
+    }
+}
