@@ -14,6 +14,9 @@ use crate::unpacked;
 /// HTTP, and the two among servers that cannot be switched off, where Consul has them by default.
 pub const PORTS: &[u16] = &[8500, 8300, 8301];
 
+/// More settings, for tests that need them, in a server's directory.
+const SETTINGS: &str = "more.hcl";
+
 pub fn software() -> Result<PathBuf> {
     unpacked::CONSUL.ensure()
 }
@@ -31,6 +34,10 @@ pub fn command(site: &Site<'_>) -> Result<Command> {
     consul.arg(format!("-bind={}", site.ip)).arg(format!("-client={}", site.ip));
     consul.arg(format!("-http-port={http}"));
     consul.arg(format!("-server-port={server}")).arg(format!("-serf-lan-port={serf}"));
+    let more = site.dir.join(SETTINGS);
+    if more.exists() {
+        consul.arg(format!("-config-file={}", more.display()));
+    }
     Ok(consul)
 }
 

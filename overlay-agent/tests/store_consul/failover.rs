@@ -1,0 +1,142 @@
+//! Servers that die, hang, or come back empty.
+
+use std::time::{Duration, Instant};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use overlay_agent::store::{self, LeaseState, StoreError, Transaction, WatchItem};
+
+use crate::{in_a_minute, member::Member, next_item, open, put, server, values_until, watch_from_now};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_server_of_three_can_die_and_nothing_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut members = Member::three(dir.path());
+    for member in &members {
+        in_a_minute(member.serves()).await;
+    }
+    let hosts: Vec<String> = members.iter().map(Member::address).collect();
+    let store = open(&format!("consul://{}/t", hosts.join(","))).await;
+    let mut watch = watch_from_now(&*store).await;
+    let lease = store.grant_lease(Duration::from_secs(120)).await.unwrap();
+    let leased = Transaction::new().create("alive", &1).leased(lease);
+    store.commit(leased).await.unwrap();
+    let mut next = 0;
+    for member in &mut members {
+        member.kill();
+        for _ in 0..5 {
+            // Until another leader is elected requests fail.
+            in_a_minute(async { while store.get("t/key").await.is_err() {} }).await;
+            put(&*store, "t/key", next).await;
+            // What follows at once may be shown in its stead.
+            in_a_minute(values_until(&mut watch, next)).await;
+            next += 1;
+        }
+        assert_eq!(store.keep_alive(lease).await.unwrap(), LeaseState::Alive, "it ends with no server");
+        member.start();
+        in_a_minute(member.serves()).await;
+    }
+    assert!(store.get("alive").await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_where_nobody_listens_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir);
+    let store = open(&format!("consul://127.0.0.1:1,{}", server.address())).await;
+    put(&*store, "t/key", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_goes_to_the_next_server_when_the_first_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir);
+    let dying = crate::proxy::Proxy::before(server.address()).await;
+    let store = open(&format!("consul://{},{}", dying.address, server.address())).await;
+    put(&*store, "t/key", 1).await;
+    drop(dying);
+    put(&*store, "t/key", 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_goes_on_when_the_server_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir);
+    let store = open(&server.url()).await;
+    let mut watch = watch_from_now(&*store).await;
+    put(&*store, "t/key", 1).await;
+    in_a_minute(values_until(&mut watch, 1)).await;
+    server.kill();
+    let error = store.get("t/key").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    server.resume().unwrap();
+    in_a_minute(async { while store.get("t/key").await.is_err() {} }).await;
+    put(&*store, "t/key", 2).await;
+    assert_eq!(in_a_minute(values_until(&mut watch, 2)).await, [2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_wiped_is_told_from_one_that_was_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir);
+    let store = open(&server.url()).await;
+    // How many commits the new store holds when the watch finds it: fewer than the old one, or more.
+    for commits in [0, 1, 20] {
+        let mut watch = watch_from_now(&*store).await;
+        for i in 0..5 {
+            put(&*store, "t/key", i).await;
+        }
+        in_a_minute(values_until(&mut watch, 4)).await;
+        server.wipe().unwrap();
+        for i in 0..commits {
+            put(&*store, "t/other", i).await;
+        }
+        assert_eq!(in_a_minute(next_item(&mut watch)).await, WatchItem::Reset);
+        put(&*store, "t/key", 77).await;
+        assert_eq!(in_a_minute(values_until(&mut watch, 77)).await.last(), Some(&77));
+    }
+}
+
+/// Stops a process, and returns when none of its threads runs any more.
+fn stop(pid: Pid) {
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let runs = |thread: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        !stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    };
+    while std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().any(runs) {
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_reported_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir);
+    let store = open(&server.url()).await;
+    let mut watch = watch_from_now(&*store).await;
+    let pid = Pid::from_raw(server.pid().unwrap().try_into().unwrap());
+    stop(pid);
+    let start = Instant::now();
+    let hung = store.get("t/key").await;
+    let waited = start.elapsed();
+    let commit = store.commit(Transaction::new().put("t/key", &0)).await;
+    let opened = store::open(&server.url().as_str().into()).await.err();
+    // Its questions wait from now on.
+    let start = Instant::now();
+    let from_watch = in_a_minute(futures::StreamExt::next(&mut watch)).await.unwrap();
+    let silent = start.elapsed();
+    kill(pid, Signal::SIGCONT).unwrap();
+    assert!(matches!(hung, Err(StoreError::Unavailable { .. })), "{hung:?}");
+    assert!(matches!(commit, Err(StoreError::Unavailable { .. })), "{commit:?}");
+    assert!(matches!(opened, Some(StoreError::Unavailable { .. })), "{opened:?}");
+    assert!(matches!(from_watch, Err(StoreError::Unavailable { .. })), "{from_watch:?}");
+    println!("a hung server: get fails after {waited:?}, the watch after {silent:?}");
+    assert!(waited < Duration::from_secs(7), "{waited:?}");
+    assert!(silent < Duration::from_secs(20), "{silent:?}");
+    in_a_minute(async { while store.get("t/key").await.is_err() {} }).await;
+    put(&*store, "t/key", 1).await;
+    assert_eq!(in_a_minute(values_until(&mut watch, 1)).await.last(), Some(&1));
+}
