@@ -42,6 +42,11 @@ pub const NETNS_DIR: &str = "/run/netns";
 pub const TUNNEL_IFNAME: &str = "ovl-tunnel";
 /// The bridge, never up, whose ports get headroom: see [`crate::agent::host`].
 pub const HEADROOM_IFNAME: &str = "ovl-headroom";
+/// Start of the name of every directory of maps that the agent fills; the layout's version follows.
+const MAPS_PREFIX: &str = "maps-v";
+/// Start of the name of every directory of counters.
+const COUNTERS_PREFIX: &str = "counters-v";
+
 /// Start of every host veth's name.
 pub const HOST_VETH_PREFIX: &str = "ovl";
 
@@ -89,10 +94,31 @@ impl Paths {
         self.state_dir.join("outbox.json")
     }
 
-    /// Pins of this layout's maps: another layout has its own directory.
+    /// Pins of the maps that the agent fills: another layout has its own directory.
     #[must_use]
     pub fn maps(&self) -> PathBuf {
-        self.bpffs_dir.join(format!("maps-v{}", abi::VERSION))
+        self.bpffs_dir.join(format!("{MAPS_PREFIX}{}", abi::VERSION))
+    }
+
+    /// Pins of the maps that the programs count in: they outlive a change of layout.
+    #[must_use]
+    pub fn counters(&self) -> PathBuf {
+        self.bpffs_dir.join(format!("{COUNTERS_PREFIX}{}", abi::COUNTERS_VERSION))
+    }
+
+    /// Pin of a map.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        let is_counter = abi::map::COUNTERS.contains(&name);
+        if is_counter { self.counters() } else { self.maps() }.join(name)
+    }
+
+    /// Whether a path is a directory of maps of another layout than ours.
+    #[must_use]
+    pub fn is_of_another_layout(&self, dir: &Path) -> bool {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let holds_maps = [MAPS_PREFIX, COUNTERS_PREFIX].iter().any(|prefix| name.starts_with(prefix));
+        holds_maps && ![self.maps(), self.counters()].iter().any(|own| own == dir)
     }
 
     /// Pins of the links, the same for every layout: a new agent swaps the program on the old link.
@@ -148,5 +174,17 @@ mod tests {
         let dir = std::path::PathBuf::from("/run/one");
         let paths = Paths { run_dir: dir.clone(), state_dir: dir, bpffs_dir: "/sys/fs/bpf/one".into() };
         assert_ne!(paths.lock(), paths.state_lock());
+    }
+
+    #[test]
+    fn only_maps_of_other_layouts_are_of_another_layout() {
+        let dir = std::path::PathBuf::from("/sys/fs/bpf/one");
+        let paths = Paths { run_dir: dir.clone(), state_dir: dir.clone(), bpffs_dir: dir.clone() };
+        for other in ["maps-v0", "maps-v77", "counters-v77"] {
+            assert!(paths.is_of_another_layout(&dir.join(other)), "{other}");
+        }
+        for own in [paths.maps(), paths.counters(), paths.links(), paths.programs(), dir.join("foreign")] {
+            assert!(!paths.is_of_another_layout(&own), "{}", own.display());
+        }
     }
 }

@@ -2,9 +2,15 @@
 //!
 //! Map and program names have at most 15 characters: the kernel cuts the rest (`BPF_OBJ_NAME_LEN`).
 
-/// Layout version of the pinned maps. It is part of the pin path: an agent with another layout makes maps
-/// of its own beside the old ones, fills them, and only then swaps the programs on the pinned links.
-pub const VERSION: u32 = 1;
+/// Layout version of the maps that the agent fills. It is part of the pin path: an agent with another layout
+/// makes maps of its own beside the old ones, fills them, and only then swaps the programs on the pinned links.
+///
+/// The feature `next-layout` makes the next version before there is one: tests migrate to it and back.
+pub const VERSION: u32 = if cfg!(feature = "next-layout") { 2 } else { 1 };
+
+/// Layout version of the counters: keys and values of [`map::COUNTERS`]. It is apart from [`VERSION`] because what
+/// was counted is nowhere else: programs of both layouts count in the same maps, and a migration loses nothing.
+pub const COUNTERS_VERSION: u32 = 1;
 
 /// Names of the programs in the BPF object.
 pub mod program {
@@ -42,6 +48,9 @@ pub mod map {
     pub const ENDPOINT_STATS: &str = "endpoint_stats";
     /// [`DropKey`](crate::stats::DropKey) → [`DropCount`](crate::stats::DropCount), per CPU.
     pub const DROPS: &str = "drops";
+
+    /// The maps that the programs write.
+    pub const COUNTERS: [&str; 2] = [ENDPOINT_STATS, DROPS];
 }
 
 /// Most entries of each map. Hash maps take memory for the entries they have, not for these bounds

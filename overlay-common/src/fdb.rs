@@ -23,10 +23,14 @@ impl FdbKey {
     }
 }
 
-/// Value of map `fdb`: exactly one of the two is set.
+/// Value of map `fdb`: exactly one of `ifindex` and `vtep` is set.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FdbEntry {
+    /// Moves every other field, as a change of layout would.
+    #[cfg(feature = "next-layout")]
+    #[doc(hidden)]
+    pub moves: u32,
     /// Host veth of a container on this host, else 0.
     pub ifindex: u32,
     /// Index in `vteps` of the host where it is, else 0.
@@ -34,18 +38,30 @@ pub struct FdbEntry {
     /// Address of that VTEP, for whoever reads the map; the programs use `vtep`.
     pub vtep_addr: [u8; 4],
 }
+#[cfg(not(feature = "next-layout"))]
 assert_layout!(FdbEntry, size 12, ifindex @ 0, vtep @ 4, vtep_addr @ 8);
+#[cfg(feature = "next-layout")]
+assert_layout!(FdbEntry, size 16, moves @ 0, ifindex @ 4, vtep @ 8, vtep_addr @ 12);
 
 impl FdbEntry {
+    /// What each kind of entry is made from.
+    const NOWHERE: Self = Self {
+        #[cfg(feature = "next-layout")]
+        moves: 0,
+        ifindex: 0,
+        vtep: 0,
+        vtep_addr: [0; 4],
+    };
+
     /// A container on this host.
     #[must_use]
     pub const fn local(ifindex: u32) -> Self {
-        Self { ifindex, vtep: 0, vtep_addr: [0; 4] }
+        Self { ifindex, ..Self::NOWHERE }
     }
 
     /// A container behind another VTEP.
     #[must_use]
     pub const fn remote(vtep: u32, vtep_addr: [u8; 4]) -> Self {
-        Self { ifindex: 0, vtep, vtep_addr }
+        Self { vtep, vtep_addr, ..Self::NOWHERE }
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{build_ebpf, layout, process, setup};
+use crate::{build_ebpf, layout, next_layout, process, setup};
 
 /// Options of `cargo xtask build`.
 #[derive(Args, Debug, Default)]
@@ -11,6 +11,17 @@ pub struct Options {
     /// Optimise the binaries (the BPF object always is)
     #[arg(long, short)]
     release: bool,
+
+    /// Build also what tests migrate to: agent and object with the next layout of the maps
+    #[arg(long)]
+    next_layout: bool,
+}
+
+impl Options {
+    /// Everything that the tests run.
+    pub fn for_tests() -> Self {
+        Self { release: false, next_layout: true }
+    }
 }
 
 /// Builds the object, then the agent's binaries.
@@ -24,5 +35,5 @@ pub fn run(options: &Options) -> Result<()> {
     }
     process::run(&mut cargo)?;
     println!("build: binaries in {}", layout::shown(&layout::bin_dir(options.release)));
-    Ok(())
+    if options.next_layout { next_layout::build() } else { Ok(()) }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask build-ebpf`: the object that the agent loads. The BPF crate is no member of the workspace:
 //! it has its own target, its own profile and a compiler with unstable options.
 
-use std::{fs, process::Command, time::Instant};
+use std::{fs, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -32,10 +32,15 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Builds the object and puts it where the agent looks for it.
 pub fn build(options: &Options, warnings: Warnings) -> Result<()> {
+    build_as(&layout::bpf_object(), &[], options, warnings)
+}
+
+/// Builds the object with these features and puts it in this place.
+pub fn build_as(object: &Path, features: &[&str], options: &Options, warnings: Warnings) -> Result<()> {
     let toolchain = setup::ensure_toolchain()?;
     let started = Instant::now();
     let mut cargo = toolchain.cargo("build");
-    cargo.current_dir(layout::bpf_crate());
+    cargo.current_dir(layout::bpf_crate()).arg("--features").arg(features.join(","));
     if warnings == Warnings::Deny {
         cargo.args(["-Zwarnings", "--config", "build.warnings='deny'"]);
     }
@@ -44,10 +49,10 @@ pub fn build(options: &Options, warnings: Warnings) -> Result<()> {
     } else {
         quietly(&mut cargo)?;
     }
-    let bytes = install()?;
+    let bytes = install(object)?;
     println!(
         "build-ebpf: {}, {bytes} bytes ({:.1} s)",
-        layout::shown(&layout::bpf_object()),
+        layout::shown(object),
         started.elapsed().as_secs_f32()
     );
     Ok(())
@@ -66,14 +71,13 @@ fn quietly(cargo: &mut Command) -> Result<()> {
 }
 
 /// Puts the object in its place in one step, as an agent may be about to read it. Returns its size.
-fn install() -> Result<u64> {
+fn install(object: &Path) -> Result<u64> {
     let built = layout::bpf_target_dir().join(layout::BPF_TARGET).join("release").join(layout::BPF_CRATE);
-    let object = layout::bpf_object();
     let new = object.with_extension("o.new");
     if let Some(directory) = object.parent() {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }
     let bytes = fs::copy(&built, &new).with_context(|| format!("cannot copy {}", built.display()))?;
-    fs::rename(&new, &object).with_context(|| format!("cannot put {} in its place", object.display()))?;
+    fs::rename(&new, object).with_context(|| format!("cannot put {} in its place", object.display()))?;
     Ok(bytes)
 }

@@ -61,6 +61,18 @@ pub fn bin_dir(release: bool) -> PathBuf {
     target().join(if release { "release" } else { "debug" })
 }
 
+/// Target directory of the build with the next layout of the maps, for what is not shared with the others.
+#[must_use]
+pub fn next_layout() -> PathBuf {
+    target().join("next-layout")
+}
+
+/// The agent of the next layout and, beside it, its object.
+#[must_use]
+pub fn next_layout_bin_dir() -> PathBuf {
+    next_layout().join("debug")
+}
+
 /// A path as a reader at the repository's root would type it.
 #[must_use]
 pub fn shown(path: &Path) -> String {

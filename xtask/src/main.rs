@@ -6,6 +6,7 @@ mod build_ebpf;
 mod check;
 mod clean;
 mod demo;
+mod next_layout;
 mod phases;
 mod setup;
 mod test;

@@ -22,6 +22,10 @@ pub struct Options {
     #[arg(long)]
     matrix: bool,
 
+    /// Repeat faults for minutes, not seconds (sets OVERLAY_TEST_LONG=1)
+    #[arg(long)]
+    long: bool,
+
     /// Passed to the test programs: names to run, `--nocapture` …
     #[arg(last = true)]
     args: Vec<String>,
@@ -39,11 +43,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     setup::run()?;
     setup::ensure_servers()?;
     phases.next("build");
-    build::run(&build::Options::default())?;
+    build::run(&build::Options::for_tests())?;
     phases.next("pure tests");
     let mut tally = cargo_test(PURE, &[], options)?;
     phases.next("tests in namespaces");
-    let built = [("OVERLAY_BIN_DIR", layout::bin_dir(false)), ("OVERLAY_BPF_OBJECT", layout::bpf_object())];
+    let built = [
+        ("OVERLAY_BIN_DIR", layout::bin_dir(false)),
+        ("OVERLAY_BPF_OBJECT", layout::bpf_object()),
+        ("OVERLAY_NEXT_LAYOUT_DIR", layout::next_layout_bin_dir()),
+    ];
     tally += cargo_test(&["--package", "overlay-tests"], &built, options)?;
     phases.next("sum");
     Ok(tally.conclude())
@@ -66,9 +74,8 @@ fn cargo_test(packages: &[&str], environment: &[(&str, PathBuf)], options: &Opti
     let mut cargo = process::cargo();
     cargo.args(["test", "--no-fail-fast"]).args(packages).arg("--").args(&options.args);
     cargo.envs(environment.iter().cloned());
-    if options.matrix {
-        cargo.env("OVERLAY_TEST_MATRIX", "1");
-    }
+    let wanted = [("OVERLAY_TEST_MATRIX", options.matrix), ("OVERLAY_TEST_LONG", options.long)];
+    cargo.envs(wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| (name, "1")));
     count(&mut cargo)
 }
 

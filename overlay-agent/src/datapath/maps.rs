@@ -1,6 +1,9 @@
 //! The maps, typed.
 
-use std::{borrow::Borrow, collections::BTreeMap};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use aya::{
     Ebpf, Pod,
@@ -153,6 +156,17 @@ impl Maps {
         let zero = PerCpuValues::try_from(vec![EndpointStats::default(); cpus])
             .map_err(|e| DatapathError::Map { operation: "size", map: table.name, source: e.into() })?;
         table.map.insert(ifindex, zero, 0).map_err(table.fail("write"))
+    }
+
+    /// Takes away what is counted for devices that are no endpoint's.
+    pub(super) fn retire_counters(&mut self) -> Result<(), DatapathError> {
+        let endpoints = self.endpoints.entries()?;
+        let dropped = self.drops()?.into_keys().map(|key| key.ifindex).filter(|ifindex| *ifindex != 0);
+        let counted: BTreeSet<u32> = self.endpoint_stats()?.into_keys().chain(dropped).collect();
+        let gone = counted.into_iter().filter(|ifindex| !endpoints.contains_key(ifindex)).collect();
+        let gone = Edits { put: Vec::new(), delete: gone };
+        self.delete_stats(&gone)?;
+        self.retire_drops(&gone.delete)
     }
 
     /// Hands the drop counts of endpoints that are gone to their networks: the map must not grow with every

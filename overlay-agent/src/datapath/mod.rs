@@ -4,6 +4,7 @@
 //! * [`object`]: loading the BPF object, with its maps pinned
 //! * [`maps`]: the maps, typed; reading them and carrying out a [`Plan`]
 //! * [`links`]: programs on devices, pinned, swapped atomically, kept attached
+//! * [`layouts`]: maps of other versions, gone after the swap
 //! * [`counters`]: what the programs counted
 //! * [`dump`]: map contents for people
 //! * [`log`]: what the programs log
@@ -12,6 +13,7 @@ pub mod bpffs;
 pub mod counters;
 pub mod dump;
 mod error;
+mod layouts;
 pub mod links;
 pub mod log;
 pub mod maps;
@@ -34,6 +36,8 @@ pub struct Datapath {
     map_ids: object::MapIds,
     maps: Maps,
     links: Links,
+    /// What an earlier agent left is gone.
+    settled: bool,
     log: Option<log::Reader>,
 }
 
@@ -47,7 +51,7 @@ impl Datapath {
         let map_ids = object::map_ids(paths)?;
         let maps = Maps::take(&mut ebpf)?;
         let log = log::Reader::take(&mut ebpf, log)?;
-        Ok(Self { paths: paths.clone(), ebpf, map_ids, maps, links: Links::new(paths), log })
+        Ok(Self { paths: paths.clone(), ebpf, map_ids, maps, links: Links::new(paths), settled: false, log })
     }
 
     /// The stream of log records, once, if the programs log at all.
@@ -81,6 +85,7 @@ impl Datapath {
         let programs = object::ensure_programs_pinned(&mut self.ebpf, &self.paths)?;
         let maps = object::ensure_maps_pinned(&self.map_ids, &self.paths)?;
         broken.extend(programs.into_iter().chain(maps).map(Broken::Unpinned));
+        self.settle()?;
         Ok(broken)
     }
 
@@ -92,6 +97,17 @@ impl Datapath {
         let mut broken = self.links.broken(&mut self.ebpf, hooks, xdp)?;
         broken.extend(object::missing_pins(&self.paths).into_iter().map(Broken::Unpinned));
         Ok(broken)
+    }
+
+    /// Every link carries a program of ours, over maps that are filled: nothing needs those of another layout any
+    /// more, and what is counted for endpoints that went while no agent of this layout ran is nobody's.
+    fn settle(&mut self) -> Result<(), DatapathError> {
+        if !self.settled {
+            layouts::remove_others(&self.paths)?;
+            self.maps.retire_counters()?;
+            self.settled = true;
+        }
+        Ok(())
     }
 
     /// The maps.

@@ -41,10 +41,10 @@ const PROGRAMS: [&str; 4] =
 /// Loads object and programs. Maps that are pinned already are taken over with their content.
 pub(super) fn load(paths: &Paths, object: &Path, log: BpfLog) -> Result<Ebpf, DatapathError> {
     check_kernel()?;
-    create_dir(&paths.maps())?;
+    create_map_dirs(paths)?;
     let mut loader = EbpfLoader::new();
     for name in PINNED_MAPS {
-        loader.map_pin_path(name, paths.maps().join(name));
+        loader.map_pin_path(name, paths.map(name));
     }
     let level = log_level(log);
     loader.override_global(aya_log::LEVEL, &level, true);
@@ -65,7 +65,7 @@ pub(super) type MapIds = Vec<(&'static str, u32)>;
 /// The ids of the maps as loading pinned them.
 pub(super) fn map_ids(paths: &Paths) -> Result<MapIds, DatapathError> {
     let id = |name: &'static str| {
-        let path = paths.maps().join(name);
+        let path = paths.map(name);
         let info = MapData::from_pin(&path).and_then(|map| map.info()).map_err(|e| pin_error(&path, &e))?;
         Ok((name, info.id()))
     };
@@ -74,10 +74,10 @@ pub(super) fn map_ids(paths: &Paths) -> Result<MapIds, DatapathError> {
 
 /// Pins the maps again whose pins somebody removed; returns those pins.
 pub(super) fn ensure_maps_pinned(ids: &MapIds, paths: &Paths) -> Result<Vec<PathBuf>, DatapathError> {
-    create_dir(&paths.maps())?;
+    create_map_dirs(paths)?;
     let mut repaired = Vec::new();
     for (name, id) in ids {
-        let path = paths.maps().join(name);
+        let path = paths.map(name);
         if !path.exists() {
             let map = MapData::from_id(*id).map_err(|e| pin_error(&path, &e))?;
             map.pin(&path).map_err(|e| pin_error(&path, &e))?;
@@ -174,6 +174,11 @@ fn program_error(program: &str, error: &ProgramError, paths: &Paths) -> Datapath
     let tail: Vec<&str> = log.lines().rev().take(20).collect();
     let tail: String = tail.into_iter().rev().flat_map(|line| ["\n  ", line]).collect();
     DatapathError::Program { program: program.to_owned(), reason: reason + &tail, log: path }
+}
+
+fn create_map_dirs(paths: &Paths) -> Result<(), DatapathError> {
+    create_dir(&paths.maps())?;
+    create_dir(&paths.counters())
 }
 
 fn create_dir(path: &Path) -> Result<(), DatapathError> {

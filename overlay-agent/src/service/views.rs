@@ -108,7 +108,7 @@ pub fn dump_map(context: &Context, name: &str) -> Result<MapDump> {
 }
 
 fn bpftool(context: &Context, map: &str) -> String {
-    format!("bpftool map dump pinned {}", context.config.paths.maps().join(map).display())
+    format!("bpftool map dump pinned {}", context.config.paths.map(map).display())
 }
 
 /// Drop counters that are not zero, by the host veth that they concern (0 for none).
