@@ -18,6 +18,7 @@ use nix::{
 use serde::de::DeserializeOwned;
 
 use crate::{
+    builds::Build,
     exec::{self, Finished},
     netns::Netns,
     packet::Addr,
@@ -89,6 +90,7 @@ pub struct Host {
     dir: PathBuf,
     pins: PathBuf,
     flags: Flags,
+    build: Mutex<Build>,
     agent: Mutex<Option<Child>>,
 }
 
@@ -104,7 +106,8 @@ impl Host {
             .with("--run-dir", dir.join("run"))
             .with("--state-dir", dir.join("state"))
             .with("--bpffs-dir", &pins);
-        Self { machine, label: label.to_owned(), dir, pins, flags, agent: Mutex::new(None) }
+        let build = Mutex::new(Build::current());
+        Self { machine, label: label.to_owned(), dir, pins, flags, build, agent: Mutex::new(None) }
     }
 
     /// The same host with one flag of its agent changed or added.
@@ -183,9 +186,17 @@ impl Host {
         };
         let [nsenter, netns] = self.netns().entry();
         let mut command = Command::new(nsenter);
-        command.arg(netns).arg(binary(AGENT)).args(self.flags.words());
+        let Build { agent: program, object } =
+            self.build.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        command.arg(netns).arg(program).args(self.flags.words());
+        command.args(object.iter().flat_map(|object| [Path::new("--bpf-object"), object]));
         command.stdin(Stdio::null()).stdout(log()).stderr(log());
         *agent = Some(command.spawn().expect("start nsenter"));
+    }
+
+    /// Installs another build of the agent: what the next start runs.
+    pub fn install(&self, build: &Build) {
+        *self.build.lock().unwrap_or_else(PoisonError::into_inner) = build.clone();
     }
 
     /// Waits until the agent's first pass is done.

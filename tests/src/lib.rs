@@ -3,9 +3,10 @@
 //!
 //! * [`exec`], [`wait`]: processes and conditions, each with a deadline
 //! * [`netns`], [`underlay`], [`workdir`]: namespaces, the wire between hosts, directories
-//! * [`host`], [`container`], [`topology`]: agents, containers, and clusters of both
+//! * [`host`], [`container`], [`topology`]: agents, containers, and clusters of both; [`builds`]: which agent runs
 //! * [`packet`], [`tap`]: raw frames, honest and hostile, and the sockets that send and see them
 //! * [`traffic`]: peers that ping, echo, stream and count
+//! * [`attack`], [`siege`]: hostile senders that never rest; load and attack at once, while agents come and go
 //! * [`views`], [`drops`]: what the command line prints, and how the drop counters moved
 //! * [`oracle`]: store, maps, links, devices and neighbours of all hosts, held against each other
 //! * [`stores`], [`fault_proxy`]: stores that fail, and the network before them
@@ -16,6 +17,8 @@
 //! no code with the agent, so a field that changes its name turns tests red. A step that fails panics with
 //! what was run and what came back, since a harness that cannot do its part is a failed test.
 
+pub mod attack;
+pub mod builds;
 pub mod container;
 pub mod cpu;
 pub mod drops;
@@ -26,6 +29,7 @@ pub mod leftovers;
 pub mod netns;
 pub mod oracle;
 pub mod packet;
+pub mod siege;
 pub mod stats;
 pub mod stores;
 pub mod tap;

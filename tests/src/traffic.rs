@@ -5,3 +5,5 @@ pub mod flow;
 pub mod ping;
 pub mod responder;
 pub mod segmented;
+pub mod sessions;
+pub mod storm;
