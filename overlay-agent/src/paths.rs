@@ -140,18 +140,26 @@ impl Paths {
     }
 }
 
-/// Name of the host side of an endpoint's veth pair: 15 characters at most, as the kernel wants it.
+/// Digits of an endpoint's identity in the name of its host veth: 15 characters at most, as the kernel wants it.
+const VETH_DIGITS: usize = 12;
+
+/// Name of the host side of an endpoint's veth pair.
 #[must_use]
 pub fn host_veth(endpoint: &EndpointId) -> String {
-    format!("{HOST_VETH_PREFIX}{}", &endpoint.as_str()[..12])
+    format!("{HOST_VETH_PREFIX}{}", &endpoint.as_str()[..VETH_DIGITS])
+}
+
+/// The first digits of the endpoint whose host veth a device is, by its name; `None` if it is none of ours.
+#[must_use]
+pub fn endpoint_digits(ifname: &str) -> Option<&str> {
+    let digits = ifname.strip_prefix(HOST_VETH_PREFIX)?;
+    (digits.len() == VETH_DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit())).then_some(digits)
 }
 
 /// Whether a device is a host veth of ours, by its name.
 #[must_use]
 pub fn is_host_veth(ifname: &str) -> bool {
-    ifname
-        .strip_prefix(HOST_VETH_PREFIX)
-        .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+    endpoint_digits(ifname).is_some()
 }
 
 /// Where the BPF object may be, in order: beside the executable, in a build tree, installed.

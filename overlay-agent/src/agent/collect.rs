@@ -32,9 +32,11 @@ pub async fn halves(parts: &Parts, cluster: &Cluster, local: &Local) {
             collect_record(parts, endpoint).await;
         }
     }
-    let recorded = cluster.endpoints.keys().map(paths::host_veth);
-    let known: BTreeSet<String> = recorded.chain(parts.in_progress.host_veths()).collect();
-    for veth in parts.host.veths().filter(|veth| !known.contains(&veth.name)) {
+    let at_work: BTreeSet<String> = parts.in_progress.host_veths().into_iter().collect();
+    let has_record = |veth: &str| {
+        paths::endpoint_digits(veth).is_some_and(|digits| cluster.endpoints_from(digits).next().is_some())
+    };
+    for veth in parts.host.veths().filter(|veth| !at_work.contains(&veth.name) && !has_record(&veth.name)) {
         collect_veth(parts, &veth.name).await;
     }
 }

@@ -211,13 +211,11 @@ impl Host {
     /// Host veths that are there, by endpoint, for the endpoints of this node.
     #[must_use]
     pub fn host_veths(&self, cluster: &Cluster) -> BTreeMap<EndpointId, u32> {
-        let by_name: BTreeMap<&str, u32> = self.links.iter().map(|l| (l.name.as_str(), l.ifindex)).collect();
-        let local = cluster.endpoints.values().filter(|e| e.record.node == self.node);
-        local
-            .filter_map(|e| {
-                Some((e.record.id.clone(), *by_name.get(paths::host_veth(&e.record.id).as_str())?))
-            })
-            .collect()
+        let endpoint = |veth: &Link| {
+            let mut endpoints = cluster.endpoints_from(paths::endpoint_digits(&veth.name)?);
+            Some((endpoints.find(|e| e.node == self.node)?.id.clone(), veth.ifindex))
+        };
+        self.veths().filter_map(endpoint).collect()
     }
 
     /// All devices that are host veths of ours, with a record or without.

@@ -9,7 +9,7 @@ use super::{
     devices,
     host::Host,
     lock,
-    reconciler::{PassError, Reconciler, hooks, vtep_indices},
+    reconciler::{PassError, Reconciler, hooks},
     underlay::UnderlayError,
 };
 use crate::{
@@ -38,7 +38,7 @@ impl Reconciler {
         let mut differences = host_differences(&host, &cluster, &in_force);
         differences.extend(underlay.err().map(|e| unusable(&host, &e)));
         let found = lock(self.datapath()).observe()?;
-        let indices = vtep_indices(self.written().unwrap_or(&found));
+        let indices = self.written().unwrap_or(&found).vtep_indices();
         let (hook, decapsulates) = self.xdp(&host);
         let local = host.local(&cluster, decapsulates, indices);
         let wanted = desired(&cluster, &local);

@@ -99,7 +99,7 @@ impl Outbox {
 
     /// Takes the detached endpoints out of a view of the cluster.
     pub fn hide_in(&self, cluster: &mut Cluster) {
-        lock(&self.releases).keys().for_each(|id| drop(cluster.endpoints.remove(id)));
+        lock(&self.releases).keys().for_each(|id| cluster.hide(id));
     }
 
     fn save(&self, releases: &BTreeMap<EndpointId, Release>) {

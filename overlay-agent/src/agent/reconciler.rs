@@ -34,10 +34,10 @@ use crate::{
         Datapath, DatapathError,
         links::{Broken, Hook, HookKind},
     },
-    model::{Cluster, EndpointId},
+    model::{Cluster, EndpointId, journal::Position},
     netlink::{self, EventStream, NetlinkError},
     paths,
-    reconcile::{Local, Plan, Tables, desired, desired::Underlay},
+    reconcile::{Ledger, Local, Plan, Tables, desired::Underlay},
     service::InProgress,
     store::{Failure, Revision, Store},
     verify::{self, maps},
@@ -187,7 +187,8 @@ pub fn spawn(parts: Parts) -> Result<Handle, NetlinkError> {
         xdp: XdpView { mode: "off".to_owned(), reason: "not yet decided".to_owned() },
         host_veths: BTreeMap::new(),
     });
-    let reconciler = Reconciler { parts, written: None, distrust: true, pending: Vec::new(), report };
+    let reconciler =
+        Reconciler { parts, known: Known::Nothing, distrust: true, look: true, pending: Vec::new(), report };
     let task = tokio::spawn(reconciler.run(receiver, errand_receiver, events));
     Ok(Handle { requests, errands, report: report_receiver, task })
 }
@@ -195,12 +196,43 @@ pub fn spawn(parts: Parts) -> Result<Handle, NetlinkError> {
 /// The one that makes passes.
 pub(super) struct Reconciler {
     parts: Parts,
-    /// What we last wrote; absent before the first pass and after one that failed.
-    written: Option<Tables>,
+    known: Known,
     /// The next pass is to read the maps, whatever we wrote.
     distrust: bool,
+    /// The next pass is to look at devices and programs, not only at the store.
+    look: bool,
     pending: Vec<Request>,
     report: watch::Sender<Report>,
+}
+
+/// What we know of the maps' content, as we last wrote it.
+#[derive(Default)]
+enum Known {
+    /// Nothing: before the first pass, and after one that failed.
+    #[default]
+    Nothing,
+    /// The content.
+    Tables(Box<Tables>),
+    /// The content, and where it comes from: the cluster's state at a place in its journal.
+    Ledger(Box<Ledger>, Position),
+}
+
+impl Known {
+    fn tables(&self) -> Option<&Tables> {
+        match self {
+            Self::Nothing => None,
+            Self::Tables(tables) => Some(tables),
+            Self::Ledger(ledger, _) => Some(ledger.tables()),
+        }
+    }
+
+    fn into_tables(self) -> Option<Tables> {
+        match self {
+            Self::Nothing => None,
+            Self::Tables(tables) => Some(*tables),
+            Self::Ledger(ledger, _) => Some(ledger.into_tables()),
+        }
+    }
 }
 
 /// Why a pass failed.
@@ -232,13 +264,13 @@ impl Reconciler {
                     Err(_) => return,
                 },
                 request = requests.recv() => match request {
-                    Some(request) => { self.pending.push(request); true }
+                    Some(request) => { self.pending.push(request); self.look_too() }
                     None => return,
                 },
                 Some(errand) = errands.recv() => { self.run_errand(errand).await; false }
-                Some(event) = events.next() => self.parts.host.note(&event).await,
-                _ = full.tick() => { self.forget(); true }
-                _ = guard.tick() => true,
+                Some(event) = events.next() => self.parts.host.note(&event).await && self.look_too(),
+                _ = full.tick() => { self.forget(); self.look_too() }
+                _ = guard.tick() => self.look_too(),
             };
             if self.drain(&mut requests, &mut events).await || wanted {
                 // A failure stands in the report, and the next pass tries again.
@@ -252,12 +284,18 @@ impl Reconciler {
         let mut wanted = false;
         while let Ok(request) = requests.try_recv() {
             self.pending.push(request);
-            wanted = true;
+            wanted = self.look_too();
         }
         while let Some(Some(event)) = events.next().now_or_never() {
-            wanted |= self.parts.host.note(&event).await;
+            wanted |= self.parts.host.note(&event).await && self.look_too();
         }
         wanted
+    }
+
+    /// Has the next pass look at devices too, and is a reason for one.
+    fn look_too(&mut self) -> bool {
+        self.look = true;
+        true
     }
 
     async fn run_errand(&mut self, errand: Errand) {
@@ -268,6 +306,7 @@ impl Reconciler {
             }
             Errand::Repair(reply) => {
                 self.forget();
+                self.look_too();
                 let _ = reply.send(self.pass_and_report().await);
             }
         }
@@ -284,6 +323,7 @@ impl Reconciler {
         let result = self.pass(&cluster).await.map_err(|e| e.to_string());
         if let Err(reason) = &result {
             tracing::warn!(reason, "pass failed");
+            self.look_too();
         }
         self.update_report(&cluster, &result);
         let (done, waiting) = std::mem::take(&mut self.pending)
@@ -299,26 +339,68 @@ impl Reconciler {
     }
 
     async fn pass(&mut self, cluster: &Cluster) -> Result<(), PassError> {
+        if !std::mem::take(&mut self.look)
+            && let Some((ledger, plan)) = self.endpoints_alone(cluster)
+        {
+            return Ok(self.write(cluster, ledger, &plan)?);
+        }
         let in_force = self.in_force(cluster);
         let faults = self.parts.host.look(&in_force).await?;
         self.note_drift(cluster, &faults);
         let underlay = self.parts.host.look_at_underlay().await;
         self.parts.host.resolve(cluster).await;
-        let Observed { tables: observed, indices } = self.observe(cluster)?;
         let hook = self.parts.xdp.hook(self.parts.host.underlay().0);
-        let local = self.parts.host.local(cluster, self.parts.xdp.decapsulates(), indices);
-        let desired = desired(cluster, &local);
-        let plan = Plan::between(&observed, &desired);
-        if !plan.is_empty() {
-            tracing::debug!(changes = plan.len(), "writing maps");
-            lock(&self.parts.datapath).apply(&plan)?;
-        }
-        self.written = Some(desired);
+        let (ledger, plan) = self.plan(cluster)?;
+        let local = ledger.local().clone();
+        self.write(cluster, ledger, &plan)?;
         let attached = self.attach(cluster, &local, hook);
         collect::halves(&self.parts, cluster, &local).await;
         attached?;
         self.parts.host.start(&faults).await?;
         Ok(underlay?)
+    }
+
+    /// What the maps should hold, and what leads there from what they hold.
+    fn plan(&mut self, cluster: &Cluster) -> Result<(Ledger, Plan), DatapathError> {
+        if let Known::Ledger(ledger, _) = &self.known
+            && !self.distrust
+        {
+            let local = self.local(cluster, ledger.local().vtep_indices.clone());
+            if let Some(found) = self.shortcut(cluster, Some(local)) {
+                return Ok(found);
+            }
+        }
+        let Observed { tables, indices } = self.observe(cluster)?;
+        let ledger = Ledger::new(cluster, self.local(cluster, indices));
+        let plan = Plan::between(&tables, ledger.tables());
+        Ok((ledger, plan))
+    }
+
+    fn local(&self, cluster: &Cluster, vtep_indices: BTreeMap<Ipv4Addr, u32>) -> Local {
+        self.parts.host.local(cluster, self.parts.xdp.decapsulates(), vtep_indices)
+    }
+
+    /// The same, without a look at the host, where since the last pass only containers on other hosts came and went.
+    fn endpoints_alone(&mut self, cluster: &Cluster) -> Option<(Ledger, Plan)> {
+        let Known::Ledger(_, seen) = &self.known else { return None };
+        let same_ground = !cluster.journal.ground_changed_since(*seen);
+        same_ground.then(|| self.shortcut(cluster, None)).flatten()
+    }
+
+    fn shortcut(&mut self, cluster: &Cluster, local: Option<Local>) -> Option<(Ledger, Plan)> {
+        let Known::Ledger(_, seen) = &self.known else { return None };
+        let changed = cluster.journal.endpoints_since(*seen)?;
+        let Known::Ledger(ledger, _) = std::mem::take(&mut self.known) else { return None };
+        ledger.follow(cluster, local, &changed).map_err(|tables| self.known = Known::Tables(tables)).ok()
+    }
+
+    fn write(&mut self, cluster: &Cluster, ledger: Ledger, plan: &Plan) -> Result<(), DatapathError> {
+        if !plan.is_empty() {
+            tracing::debug!(changes = plan.len(), "writing maps");
+            lock(&self.parts.datapath).apply(plan)?;
+        }
+        self.known = Known::Ledger(Box::new(ledger), cluster.journal.position());
+        Ok(())
     }
 
     /// Host veths that must be up: those with a record that no operation is at work on.
@@ -340,18 +422,18 @@ impl Reconciler {
     /// What the maps hold: what we wrote, or, where that is not known or not to be trusted, what the
     /// kernel says. What then differs from what we wrote is drift: somebody else changed it.
     fn observe(&mut self, cluster: &Cluster) -> Result<Observed, DatapathError> {
-        let written = match self.written.take() {
+        let written = match std::mem::take(&mut self.known).into_tables() {
             Some(tables) if !self.distrust => {
-                return Ok(Observed { indices: vtep_indices(&tables), tables });
+                return Ok(Observed { indices: tables.vtep_indices(), tables });
             }
             written => written,
         };
         let tables = lock(&self.parts.datapath).observe()?;
         self.distrust = false;
         let Some(written) = written else {
-            return Ok(Observed { indices: vtep_indices(&tables), tables });
+            return Ok(Observed { indices: tables.vtep_indices(), tables });
         };
-        let indices = vtep_indices(&written);
+        let indices = written.vtep_indices();
         let local = self.parts.host.local(cluster, self.parts.xdp.decapsulates(), indices.clone());
         self.parts.repairs.note(maps::differences(cluster, &local, &tables, &written));
         Ok(Observed { tables, indices })
@@ -397,7 +479,7 @@ impl Reconciler {
     }
 
     pub(super) fn written(&self) -> Option<&Tables> {
-        self.written.as_ref()
+        self.known.tables()
     }
 
     /// The XDP hook on this host's underlay, and whether it delivers.
@@ -447,9 +529,4 @@ pub(super) fn hooks(host: &Host, local: &Local, xdp: Option<HookKind>) -> Vec<Ho
     // The tunnel device before the underlay: nothing may come out of it unchecked.
     let fixed = [tunnel, underlay(HookKind::Ingress(program::FROM_UNDERLAY))];
     fixed.into_iter().chain(xdp.map(underlay)).chain(veths).collect()
-}
-
-/// The index of each VTEP.
-pub(super) fn vtep_indices(tables: &Tables) -> BTreeMap<Ipv4Addr, u32> {
-    tables.vteps.iter().map(|(index, vtep)| (Ipv4Addr::from(vtep.header.ip.dst), *index)).collect()
 }

@@ -22,7 +22,7 @@ use overlay_common::{
     vtep::{Vtep, VtepMemberKey},
 };
 
-use super::DatapathError;
+use super::{DatapathError, batch};
 use crate::reconcile::{Plan, RouteTarget, Tables, plan::Edits};
 
 type Hash<K, V> = Table<HashMap<MapData, K, V>>;
@@ -217,7 +217,9 @@ impl<K: Pod + Ord, V: Pod> Hash<K, V> {
     }
 
     fn put(&mut self, edits: &Edits<K, V>) -> Result<(), DatapathError> {
-        for (key, value) in &edits.put {
+        // Together what can be, the rest one by one: that has an error of its own for each.
+        let written = batch::update(&self.map, &edits.put);
+        for (key, value) in &edits.put[written..] {
             self.map.insert(key.borrow(), value, 0).map_err(self.fail("write"))?;
         }
         Ok(())

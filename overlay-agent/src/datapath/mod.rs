@@ -1,5 +1,6 @@
 //! The kernel side: the only user of aya.
 //!
+//! * [`batch`]: many entries in one system call
 //! * [`bpffs`]: the file system of the pins
 //! * [`object`]: loading the BPF object, with its maps pinned
 //! * [`maps`]: the maps, typed; reading them and carrying out a [`Plan`]
@@ -9,6 +10,7 @@
 //! * [`dump`]: map contents for people
 //! * [`log`]: what the programs log
 
+mod batch;
 pub mod bpffs;
 pub mod counters;
 pub mod dump;

@@ -103,7 +103,7 @@ pub(super) fn ensure_programs_pinned(ebpf: &mut Ebpf, paths: &Paths) -> Result<V
 
 /// The pins of maps and programs that are not there.
 pub(super) fn missing_pins(paths: &Paths) -> Vec<PathBuf> {
-    let maps = PINNED_MAPS.iter().map(|name| paths.maps().join(name));
+    let maps = PINNED_MAPS.iter().map(|name| paths.map(name));
     let programs = PROGRAMS.iter().map(|name| paths.programs().join(name));
     maps.chain(programs).filter(|path| !path.exists()).collect()
 }

@@ -6,12 +6,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    ops::Bound,
 };
 
 use overlay_common::vni::Vni;
 use serde::de::DeserializeOwned;
 
-use super::{Address, ClusterRecord, Endpoint, EndpointId, Name, Network, Node, Policy, keys::Key};
+use super::{
+    Address, ClusterRecord, Endpoint, EndpointId, Name, Network, Node, Policy, journal::Journal, keys::Key,
+};
 use crate::store::{Entry, Event, Revision};
 
 /// A record and the revision at which it was last written.
@@ -48,6 +51,8 @@ pub struct Cluster {
     pub quarantined: BTreeMap<String, String>,
     /// Revision up to which this is complete.
     pub revision: Revision,
+    /// What changed lately.
+    pub journal: Journal,
 }
 
 /// Why half of another store's state is in this one.
@@ -76,6 +81,9 @@ impl Cluster {
             Event::Put(entry) => self.put(entry),
             Event::Delete { key, .. } => self.forget(key),
         }
+        if let Ok(key) = event.key().parse() {
+            self.journal.note(key);
+        }
         self.revision = self.revision.max(event.revision());
     }
 
@@ -88,6 +96,19 @@ impl Cluster {
     #[must_use]
     pub fn endpoint_named(&self, network: &Name, name: &Name) -> Option<&Versioned<Endpoint>> {
         self.endpoints.values().find(|e| e.record.network == *network && e.record.name == *name)
+    }
+
+    /// The endpoints whose identity begins with these digits.
+    pub fn endpoints_from(&self, digits: &str) -> impl Iterator<Item = &Endpoint> {
+        let from = self.endpoints.range::<str, _>((Bound::Included(digits), Bound::Unbounded));
+        from.take_while(move |(id, _)| id.as_str().starts_with(digits)).map(|(_, e)| &e.record)
+    }
+
+    /// Takes an endpoint out of this view of the state.
+    pub fn hide(&mut self, id: &EndpointId) {
+        if let Some(hidden) = self.endpoints.remove(id) {
+            self.journal.note(Key::Endpoint(hidden.record.network, id.clone()));
+        }
     }
 
     fn put(&mut self, entry: &Entry) {

@@ -4,8 +4,10 @@
 //! * [`records`]: what the store holds under each key
 //! * [`keys`]: which key that is
 //! * [`cluster`]: all of it together, parsed, as one agent knows it
+//! * [`journal`]: what changed in it lately
 
 pub mod cluster;
+pub mod journal;
 pub mod keys;
 pub mod name;
 pub mod records;

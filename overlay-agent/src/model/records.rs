@@ -1,6 +1,7 @@
 //! What the store holds: one record type for each kind of key, as JSON.
 
 use std::{
+    borrow::Borrow,
     collections::BTreeMap,
     fmt,
     net::Ipv4Addr,
@@ -113,6 +114,13 @@ impl EndpointId {
     /// The digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Identities are found by their first digits: a device's name holds no more.
+impl Borrow<str> for EndpointId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

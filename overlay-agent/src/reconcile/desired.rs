@@ -23,7 +23,7 @@ use super::tables::{RouteTarget, Tables};
 use crate::model::{Cluster, Endpoint, EndpointId, Name, Network, Node};
 
 /// What only this host knows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Local {
     /// Its name.
     pub node: Name,
@@ -78,6 +78,19 @@ impl Network {
 /// The content that the maps should have.
 #[must_use]
 pub fn desired(cluster: &Cluster, local: &Local) -> Tables {
+    let (mut tables, basis) = ground(cluster, local);
+    for endpoint in cluster.endpoints.values().map(|e| &e.record) {
+        if endpoint.node == local.node {
+            add_local(&mut tables, endpoint, cluster, local);
+        } else if let Some(remote) = Remote::of(endpoint, cluster, &basis) {
+            remote.add_to(&mut tables);
+        }
+    }
+    tables
+}
+
+/// The content without any container's entries, and what those of containers on other hosts are made from.
+pub(super) fn ground(cluster: &Cluster, local: &Local) -> (Tables, Basis) {
     let networks: BTreeMap<&Name, &Network> = cluster.networks.iter().map(|(n, v)| (n, &v.record)).collect();
     let remote_nodes: Vec<&Node> =
         cluster.nodes.values().map(|n| &n.record).filter(|n| n.name != local.node).collect();
@@ -91,12 +104,60 @@ pub fn desired(cluster: &Cluster, local: &Local) -> Tables {
         tables.vtep_members.insert(member(vtep::ANY_NETWORK, node.vtep), 1);
     }
     add_policies(&mut tables, cluster, &networks);
-    for endpoint in cluster.endpoints.values().map(|e| &e.record) {
-        if let Some(network) = networks.get(&endpoint.network) {
-            add_endpoint(&mut tables, endpoint, network, cluster, local, &indices);
-        }
+    let place = |node: &&Node| (node.name.clone(), (node.vtep, indices[&node.vtep]));
+    let basis = Basis {
+        nodes: remote_nodes.iter().map(place).collect(),
+        vnis: networks.iter().map(|(name, network)| ((*name).clone(), network.vni.get())).collect(),
+        policies: cluster.policies.keys().cloned().collect(),
+    };
+    (tables, basis)
+}
+
+/// All that the entries of a container on another host are made from, but its own record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Basis {
+    /// VTEP address and index of each other host.
+    nodes: BTreeMap<Name, (Ipv4Addr, u32)>,
+    vnis: BTreeMap<Name, u32>,
+    policies: BTreeSet<(Name, Name)>,
+}
+
+impl Basis {
+    /// Whether every entry that was made from this one is the same if made from `new`.
+    pub(super) fn holds_in(&self, new: &Self) -> bool {
+        let nodes = self.nodes.iter().all(|(name, place)| new.nodes.get(name) == Some(place));
+        let networks = self.vnis.iter().all(|(name, vni)| new.vnis.get(name) == Some(vni));
+        nodes && networks && self.policies == new.policies
     }
-    tables
+}
+
+/// What a container on another host adds to the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Remote {
+    pub(super) fdb: (FdbKey, FdbEntry),
+    pub(super) neigh: (NeighKey, Neigh),
+    /// The node may send under these VNIs because of it.
+    pub(super) members: Vec<VtepMemberKey>,
+}
+
+impl Remote {
+    /// Nothing, if its network or node is not known.
+    pub(super) fn of(endpoint: &Endpoint, cluster: &Cluster, basis: &Basis) -> Option<Self> {
+        let network = &cluster.networks.get(&endpoint.network)?.record;
+        let (vtep, index) = *basis.nodes.get(&endpoint.node)?;
+        let vni = network.vni.get();
+        Some(Self {
+            fdb: (FdbKey::new(vni, endpoint.mac.0), FdbEntry::remote(index, vtep.octets())),
+            neigh: neigh(vni, endpoint),
+            members: vnis_sent_to(network, cluster).into_iter().map(|vni| member(vni, vtep)).collect(),
+        })
+    }
+
+    pub(super) fn add_to(&self, tables: &mut Tables) {
+        tables.fdb.insert(self.fdb.0, self.fdb.1);
+        tables.neigh.insert(self.neigh.0, self.neigh.1);
+        tables.vtep_members.extend(self.members.iter().map(|key| (*key, 1)));
+    }
 }
 
 fn config(local: &Local) -> Config {
@@ -141,32 +202,19 @@ fn add_policies(tables: &mut Tables, cluster: &Cluster, networks: &BTreeMap<&Nam
     }
 }
 
-fn add_endpoint(
-    tables: &mut Tables,
-    endpoint: &Endpoint,
-    network: &Network,
-    cluster: &Cluster,
-    local: &Local,
-    indices: &BTreeMap<Ipv4Addr, u32>,
-) {
+pub(super) fn add_local(tables: &mut Tables, endpoint: &Endpoint, cluster: &Cluster, local: &Local) {
+    let network = cluster.networks.get(&endpoint.network).map(|n| &n.record);
+    let (Some(network), Some(&ifindex)) = (network, local.host_veths.get(&endpoint.id)) else { return };
     let vni = network.vni.get();
-    let key = FdbKey::new(vni, endpoint.mac.0);
-    let neigh_key = NeighKey { vni, ipv4: endpoint.ipv4.octets() };
-    if endpoint.node == local.node {
-        let Some(&ifindex) = local.host_veths.get(&endpoint.id) else { return };
-        let record =
-            endpoint::Endpoint { vni, ipv4: endpoint.ipv4.octets(), mac: endpoint.mac.0, pad: [0; 2] };
-        tables.endpoints.insert(ifindex, record);
-        tables.endpoint_stats.insert(ifindex, ());
-        tables.fdb.insert(key, FdbEntry::local(ifindex));
-    } else {
-        let Some(node) = cluster.nodes.get(&endpoint.node).map(|n| &n.record) else { return };
-        tables.fdb.insert(key, FdbEntry::remote(indices[&node.vtep], node.vtep.octets()));
-        for vni in vnis_sent_to(network, cluster) {
-            tables.vtep_members.insert(member(vni, node.vtep), 1);
-        }
-    }
-    tables.neigh.insert(neigh_key, Neigh::new(endpoint.mac.0));
+    let record = endpoint::Endpoint { vni, ipv4: endpoint.ipv4.octets(), mac: endpoint.mac.0, pad: [0; 2] };
+    tables.endpoints.insert(ifindex, record);
+    tables.endpoint_stats.insert(ifindex, ());
+    tables.fdb.insert(FdbKey::new(vni, endpoint.mac.0), FdbEntry::local(ifindex));
+    tables.neigh.extend([neigh(vni, endpoint)]);
+}
+
+fn neigh(vni: u32, endpoint: &Endpoint) -> (NeighKey, Neigh) {
+    (NeighKey { vni, ipv4: endpoint.ipv4.octets() }, Neigh::new(endpoint.mac.0))
 }
 
 /// VNIs that packets of a network's containers may carry: its own, and those that policy routes them to.

@@ -3,15 +3,18 @@
 //! * [`tables`]: the content of all maps as one value
 //! * [`mod@desired`]: what it should be
 //! * [`plan`]: the ordered changes from what it is to what it should be
+//! * [`ledger`]: what it should be, kept from pass to pass
 //!
 //! Level-triggered: a pass needs no memory of what happened, only of what is.
 
 pub mod desired;
+pub mod ledger;
 pub mod plan;
 pub mod tables;
 #[cfg(test)]
 mod tests;
 
 pub use desired::{Local, desired};
+pub use ledger::Ledger;
 pub use plan::Plan;
 pub use tables::{RouteTarget, Tables};

@@ -23,13 +23,44 @@ pub struct Edits<K, V> {
     pub delete: Vec<K>,
 }
 
+impl<K, V> Default for Edits<K, V> {
+    fn default() -> Self {
+        Self { put: Vec::new(), delete: Vec::new() }
+    }
+}
+
 impl<K: Ord + Copy, V: PartialEq + Copy> Edits<K, V> {
+    /// The changes of the entries that were as `before` says, and are now as in `after`.
+    pub(super) fn of(before: &BTreeMap<K, Option<V>>, after: &BTreeMap<K, V>) -> Self {
+        let mut edits = Self::default();
+        for (key, old) in before {
+            match after.get(key) {
+                Some(new) if Some(*new) != *old => edits.put.push((*key, *new)),
+                None if old.is_some() => edits.delete.push(*key),
+                _ => {}
+            }
+        }
+        edits
+    }
+
     fn between(observed: &BTreeMap<K, V>, desired: &BTreeMap<K, V>) -> Self {
         let differs = |(k, v): &(&K, &V)| observed.get(k) != Some(v);
         Self {
             put: desired.iter().filter(differs).map(|(k, v)| (*k, *v)).collect(),
             delete: observed.keys().filter(|k| !desired.contains_key(k)).copied().collect(),
         }
+    }
+
+    fn carry_out(&self, table: &mut BTreeMap<K, V>) {
+        table.extend(self.put.iter().copied());
+        for key in &self.delete {
+            table.remove(key);
+        }
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.put.extend(other.put);
+        self.delete.extend(other.delete);
     }
 
     /// Number of changes.
@@ -47,7 +78,7 @@ impl<K: Ord + Copy, V: PartialEq + Copy> Edits<K, V> {
 
 /// The changes of all maps, in the order in which they are carried out: first every `put` from top to
 /// bottom, so that what an entry refers to is there before it, then every `delete` from bottom to top.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Map `config`.
     pub config: Option<Config>,
@@ -89,6 +120,34 @@ impl Plan {
         }
     }
 
+    /// Changes the tables as the maps are changed.
+    pub(super) fn carry_out(&self, tables: &mut Tables) {
+        tables.config = self.config.unwrap_or(tables.config);
+        self.networks.carry_out(&mut tables.networks);
+        self.vteps.carry_out(&mut tables.vteps);
+        self.vtep_members.carry_out(&mut tables.vtep_members);
+        self.endpoints.carry_out(&mut tables.endpoints);
+        self.fdb.carry_out(&mut tables.fdb);
+        self.neigh.carry_out(&mut tables.neigh);
+        self.policy.carry_out(&mut tables.policy);
+        self.routes.carry_out(&mut tables.routes);
+        self.endpoint_stats.carry_out(&mut tables.endpoint_stats);
+    }
+
+    /// Adds the changes of another plan, of other entries.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.config = other.config.or(self.config);
+        self.networks.extend(other.networks);
+        self.vteps.extend(other.vteps);
+        self.vtep_members.extend(other.vtep_members);
+        self.endpoints.extend(other.endpoints);
+        self.fdb.extend(other.fdb);
+        self.neigh.extend(other.neigh);
+        self.policy.extend(other.policy);
+        self.routes.extend(other.routes);
+        self.endpoint_stats.extend(other.endpoint_stats);
+    }
+
     /// Number of changes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -116,13 +175,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn apply(tables: &mut BTreeMap<u32, u8>, edits: &Edits<u32, u8>) {
-        tables.extend(edits.put.iter().copied());
-        for key in &edits.delete {
-            tables.remove(key);
-        }
-    }
-
     proptest! {
         #[test]
         fn carrying_edits_out_gives_what_was_desired_and_then_nothing_is_left_to_do(
@@ -130,7 +182,7 @@ mod tests {
             desired in proptest::collection::btree_map(0u32..20, any::<u8>(), 0..15),
         ) {
             let mut tables = observed.clone();
-            apply(&mut tables, &Edits::between(&observed, &desired));
+            Edits::between(&observed, &desired).carry_out(&mut tables);
             prop_assert_eq!(&tables, &desired);
             prop_assert!(Edits::between(&tables, &desired).is_empty());
         }

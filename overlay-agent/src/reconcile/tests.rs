@@ -1,6 +1,9 @@
 //! What the maps of one host should hold, for small clusters.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use overlay_common::{
     config::{FLAG_GENERIC_CHECKSUM, FLAG_XDP_DECAP},
@@ -14,7 +17,7 @@ use overlay_common::{
 };
 use proptest::prelude::*;
 
-use super::{Local, Plan, RouteTarget, Tables, desired, desired::Underlay};
+use super::{Ledger, Local, Plan, RouteTarget, Tables, desired, desired::Underlay};
 use crate::{
     model::{Cluster, Endpoint, EndpointId, Name, Network, NetworkState, Node, Policy, cluster::Versioned},
     store::Revision,
@@ -205,6 +208,114 @@ fn the_mtu_of_a_network_never_exceeds_what_the_underlay_leaves() {
     };
     assert_eq!(set(&mut draft, 1400), 1400);
     assert_eq!(set(&mut draft, 9000), 1450);
+}
+
+#[test]
+fn a_container_of_another_host_that_comes_or_goes_costs_its_own_entries_only() {
+    let before = two_hosts().endpoint(2, 256, "10.0.0.3");
+    let after = two_hosts().endpoint(2, 256, "10.0.0.3").endpoint(2, 256, "10.0.0.4");
+    let new = id(2, 256, "10.0.0.4");
+    let changed = BTreeSet::from([&new]);
+    let (ledger, plan) =
+        Ledger::new(&before.0, before.local()).follow(&after.0, None, &changed).expect("a shortcut");
+    assert_eq!((plan.len(), plan.fdb.put.len(), plan.neigh.put.len()), (2, 1, 1));
+    let (_, plan) = ledger.follow(&before.0, None, &changed).expect("a shortcut");
+    assert_eq!((plan.len(), plan.fdb.delete.len(), plan.neigh.delete.len()), (2, 1, 1));
+}
+
+#[test]
+fn a_container_that_moves_from_here_to_another_host_has_no_shortcut() {
+    let (before, mut after) =
+        (two_hosts().endpoint(1, 256, "10.0.0.2"), two_hosts().endpoint(2, 256, "10.0.0.3"));
+    let moved = id(1, 256, "10.0.0.2");
+    let (_, mut endpoint) = after.0.endpoints.pop_first().unwrap();
+    endpoint.record.id = moved.clone();
+    after.0.endpoints.insert(moved.clone(), endpoint);
+    let ledger = Ledger::new(&before.0, before.local());
+    assert!(ledger.follow(&after.0, None, &BTreeSet::from([&moved])).is_err());
+}
+
+/// An endpoint of many that may claim the same: its identity, host, network and address.
+fn claims() -> impl Strategy<Value = BTreeMap<u64, (u8, u32, u8)>> {
+    proptest::collection::btree_map(0u64..12, (1u8..5, 256u32..259, 2u8..8), 0..12)
+}
+
+fn claimed(claims: &BTreeMap<u64, (u8, u32, u8)>) -> Draft {
+    // Host 4 and network 258 are not there.
+    let mut draft = two_hosts().node(3).allow(256, 257);
+    for (number, (host, vni, last)) in claims {
+        let Draft(mut one) = Draft::default().endpoint(*host, *vni, &format!("10.0.0.{last}"));
+        let (_, mut endpoint) = one.endpoints.pop_first().unwrap();
+        endpoint.record.id = format!("{number:016x}").parse().unwrap();
+        draft.0.endpoints.insert(endpoint.record.id.clone(), endpoint);
+    }
+    draft
+}
+
+proptest! {
+    #[test]
+    fn a_shortcut_leads_where_the_long_way_leads(before in claims(), after in claims(), same in any::<bool>()) {
+        // Mostly few changes, as in life: most endpoints stay.
+        let after = if same { before.clone().into_iter().chain(after.into_iter().take(2)).collect() } else { after };
+        let (old, new) = (claimed(&before), claimed(&after));
+        let ids: BTreeSet<EndpointId> = old.0.endpoints.keys().chain(new.0.endpoints.keys()).cloned().collect();
+        let changed = ids.iter().filter(|id| old.0.endpoints.get(*id) != new.0.endpoints.get(*id)).collect();
+        let ledger = Ledger::new(&old.0, old.local());
+        match ledger.clone().follow(&new.0, None, &changed) {
+            Ok((followed, plan)) => {
+                let wanted = desired(&new.0, ledger.local());
+                prop_assert_eq!(followed.tables(), &wanted);
+                prop_assert_eq!(plan, Plan::between(ledger.tables(), &wanted));
+            }
+            Err(tables) => prop_assert_eq!(&*tables, ledger.tables()),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_shortcut_over_new_ground_leads_where_the_long_way_leads(
+        before in claims(), after in claims(), host in 4u8..8, known in any::<bool>(), policy in any::<bool>(), mtu in 1400u16..1600,
+    ) {
+        let (old, mut new) = (claimed(&before), claimed(&after).node(host));
+        if policy {
+            new = new.network(258, "10.0.2.0/24").allow(256, 258);
+        }
+        let mut local = Local { host_veths: old.local().host_veths, ..new.local() };
+        local.underlay.mtu = mtu;
+        if known {
+            local.next_hops.insert(vtep(host), Mac([2, 0, 0, 0, 0, host]));
+        }
+        let ids: BTreeSet<EndpointId> = old.0.endpoints.keys().chain(new.0.endpoints.keys()).cloned().collect();
+        let changed = ids.iter().filter(|id| old.0.endpoints.get(*id) != new.0.endpoints.get(*id)).collect();
+        let ledger = Ledger::new(&old.0, old.local());
+        let now = Local { vtep_indices: ledger.local().vtep_indices.clone(), ..local };
+        match ledger.clone().follow(&new.0, Some(now.clone()), &changed) {
+            Ok((followed, plan)) => {
+                let wanted = desired(&new.0, &now);
+                prop_assert_eq!(followed.tables(), &wanted);
+                let mut tables = ledger.tables().clone();
+                plan.carry_out(&mut tables);
+                prop_assert_eq!(&tables, &wanted);
+                prop_assert_eq!(plan.len(), Plan::between(ledger.tables(), &wanted).len());
+            }
+            Err(tables) => prop_assert_eq!(&*tables, ledger.tables()),
+        }
+    }
+}
+
+#[test]
+fn a_host_that_joins_and_a_next_hop_that_is_found_touch_no_containers_entry() {
+    let before = two_hosts().endpoint(2, 256, "10.0.0.3").endpoint(1, 256, "10.0.0.2");
+    let after = two_hosts().node(3).endpoint(2, 256, "10.0.0.3").endpoint(1, 256, "10.0.0.2");
+    let ledger = Ledger::new(&before.0, before.local());
+    let mut local = ledger.local().clone();
+    let (ledger, plan) = ledger.follow(&after.0, Some(local.clone()), &BTreeSet::new()).expect("a shortcut");
+    assert_eq!((plan.len(), plan.vteps.put.len(), plan.vtep_members.put.len()), (2, 1, 1));
+    local.vtep_indices = ledger.local().vtep_indices.clone();
+    local.next_hops.insert(vtep(3), Mac([2, 0, 0, 0, 0, 3]));
+    let (_, plan) = ledger.follow(&after.0, Some(local), &BTreeSet::new()).expect("a shortcut");
+    assert_eq!((plan.len(), plan.vteps.put.len()), (1, 1));
 }
 
 #[test]

@@ -214,6 +214,15 @@ pub enum Event {
 }
 
 impl Event {
+    /// What changed.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
     /// When it happened.
     #[must_use]
     pub fn revision(&self) -> Revision {
