@@ -219,6 +219,16 @@ impl Host {
         );
     }
 
+    /// The agent's process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.agent().as_ref().unwrap_or_else(|| panic!("the agent of {} does not run", self.label)).id()
+    }
+
     /// Ends the agent without a chance to tidy up.
     #[track_caller]
     pub fn kill9(&self) {

@@ -2,6 +2,8 @@
 //!
 //! Sets up and builds; the measuring itself is the benchmark of the `overlay-tests` package.
 
+mod control;
+
 use std::{
     env, io,
     path::PathBuf,
@@ -9,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use nix::unistd::geteuid;
 
 use crate::{layout, process, progress, unpacked};
@@ -17,9 +19,16 @@ use crate::{layout, process, progress, unpacked};
 /// Name of the one peer that needs more than this machine has.
 const DOCKER: &str = "docker";
 
+/// Name of the benchmark of the data path in the `overlay-tests` package.
+const BENCH: &str = "overlay";
+
 /// Options of `cargo xtask bench`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    other: Option<Other>,
+
     /// Fewer rows and shorter runs: under five minutes
     #[arg(long)]
     quick: bool,
@@ -41,20 +50,43 @@ pub struct Options {
     json: bool,
 }
 
+/// What else is measured.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// Measure the control plane: many agents and endpoints on one store
+    Control(control::Options),
+}
+
 /// Sets up, builds optimised, measures, and says where the reports are.
 pub fn run(options: &Options) -> Result<ExitCode> {
+    match &options.other {
+        Some(Other::Control(options)) => control::run(options),
+        None => data_path(options),
+    }
+}
+
+fn data_path(options: &Options) -> Result<ExitCode> {
+    ready(BENCH)?;
+    let docker = options.wants(DOCKER).then(|| unpacked::DOCKER.ensure());
+    run_bench(BENCH, options.words().into_iter().chain(docker_words(docker)))?;
+    eprintln!("bench: report.json and report.html are in {}", layout::shown(&out_dir()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sets up, and builds everything optimised.
+fn ready(bench: &str) -> Result<()> {
     if !geteuid().is_root() {
         bail!("the benchmark makes network namespaces and loads BPF programs: run it as root");
     }
     step(&["setup"])?;
-    let docker = options.wants(DOCKER).then(|| unpacked::DOCKER.ensure());
     step(&["build", "--release"])?;
-    build()?;
-    let mut bench = cargo_bench();
-    bench.arg("--").args(options.words()).args(docker_words(docker));
-    process::run(bench.arg("--out").arg(out_dir()))?;
-    eprintln!("bench: report.json and report.html are in {}", layout::shown(&out_dir()));
-    Ok(ExitCode::SUCCESS)
+    build(bench)
+}
+
+/// Runs a benchmark of the `overlay-tests` package.
+fn run_bench(bench: &str, words: impl IntoIterator<Item = String>) -> Result<()> {
+    let mut cargo = cargo_bench(bench);
+    process::run(cargo.arg("--").args(words).arg("--out").arg(out_dir()))
 }
 
 /// Another subcommand. What it says goes to standard error: standard output is for the report.
@@ -63,8 +95,8 @@ fn step(words: &[&str]) -> Result<()> {
     process::run(Command::new(this).args(words).stdout(io::stderr()))
 }
 
-fn build() -> Result<()> {
-    let mut cargo = cargo_bench();
+fn build(bench: &str) -> Result<()> {
+    let mut cargo = cargo_bench(bench);
     let outcome = progress::run("building the benchmark", cargo.arg("--no-run"))?;
     if !outcome.status.success() {
         bail!("the benchmark does not build:\n{}", outcome.output);
@@ -104,9 +136,9 @@ fn docker_words(docker: Option<Result<PathBuf>>) -> Vec<String> {
     }
 }
 
-fn cargo_bench() -> Command {
+fn cargo_bench(bench: &str) -> Command {
     let mut cargo = process::cargo();
-    cargo.args(["bench", "--quiet", "--package", "overlay-tests", "--bench", "overlay"]);
+    cargo.args(["bench", "--quiet", "--package", "overlay-tests", "--bench", bench]);
     cargo.env("OVERLAY_BIN_DIR", layout::bin_dir(true)).env("OVERLAY_BPF_OBJECT", layout::bpf_object());
     cargo
 }
@@ -120,13 +152,14 @@ mod tests {
     use super::*;
 
     fn options() -> Options {
-        Options { quick: false, peers: Vec::new(), rows: Vec::new(), rounds: None, json: false }
+        Options { other: None, quick: false, peers: Vec::new(), rows: Vec::new(), rounds: None, json: false }
     }
 
     #[test]
     fn what_was_asked_for_is_passed_on_and_nothing_else() {
         assert_eq!(options().words(), Vec::<String>::new());
         let asked = Options {
+            other: None,
             quick: true,
             peers: vec!["bare".into(), "overlay".into()],
             rows: vec!["tcp".into()],
