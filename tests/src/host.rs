@@ -15,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use overlay_common::abi;
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -145,6 +146,17 @@ impl Host {
     #[must_use]
     pub fn pins(&self) -> &Path {
         &self.pins
+    }
+
+    /// The pin of a map: counters have a layout and a directory of their own.
+    #[must_use]
+    pub fn map_pin(&self, map: &str) -> PathBuf {
+        let dir = if abi::map::COUNTERS.contains(&map) {
+            format!("counters-v{}", abi::COUNTERS_VERSION)
+        } else {
+            format!("maps-v{}", abi::VERSION)
+        };
+        self.pins.join(dir).join(map)
     }
 
     /// Its agent's flags.

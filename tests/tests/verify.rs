@@ -113,7 +113,7 @@ impl World {
     }
 
     fn map_pin(&self, map: &str) -> String {
-        self.host().pins().join(format!("maps-v{}", abi::VERSION)).join(map).display().to_string()
+        self.host().map_pin(map).display().to_string()
     }
 
     /// Key and value of an entry that is not all zeros, as hexadecimal words for bpftool.

@@ -59,7 +59,7 @@ fn devices(host: &Host) -> BTreeMap<String, Value> {
 /// Entries of a map by field names.
 #[track_caller]
 fn entries(host: &Host, map: &str) -> Vec<(Value, Value)> {
-    let pin = host.pins().join(format!("maps-v{}", abi::VERSION)).join(map).display().to_string();
+    let pin = host.map_pin(map).display().to_string();
     let entries = parse(&exec::must(["bpftool", "-j", "map", "dump", "pinned", &pin]));
     let formatted = |entry: Value| (entry["formatted"]["key"].clone(), entry["formatted"]["value"].clone());
     entries.into_iter().map(formatted).collect()
