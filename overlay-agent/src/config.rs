@@ -11,6 +11,8 @@ use std::{
     net::Ipv4Addr,
     num::NonZeroU16,
     path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
 };
 
 use clap::{Args, Parser, ValueEnum};
@@ -27,6 +29,8 @@ pub use access::{AccessError, AccessSettings};
 
 /// UDP port of VXLAN (RFC 7348 section 5).
 pub const VXLAN_PORT: u16 = 4789;
+/// Default of [`Config::address_rest`].
+const ADDRESS_REST: Duration = Duration::from_mins(1);
 /// Where the kernel shows the host name of this UTS namespace.
 const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 
@@ -49,6 +53,8 @@ pub struct Config {
     pub vxlan_port: u16,
     /// What the BPF programs log.
     pub bpf_log: BpfLog,
+    /// Time for which a released address is not used again while there are others.
+    pub address_rest: Duration,
     /// The BPF object; looked for in [`paths::bpf_object_candidates`] if absent.
     pub bpf_object: Option<PathBuf>,
     /// What the agent logs.
@@ -113,6 +119,26 @@ impl From<LogLevel> for LevelFilter {
             LogLevel::Debug => Self::DEBUG,
             LogLevel::Trace => Self::TRACE,
         }
+    }
+}
+
+/// A length of time, written as `15s`, `5min` or `1h 30min`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct Span(Duration);
+
+impl FromStr for Span {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |e| format!("{text:?} is no time such as 15s, 5min or 1h: {e}");
+        humantime::parse_duration(text).map(Self).map_err(wrong)
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -235,6 +261,9 @@ struct Settings {
     /// What the BPF programs log [default: off]
     #[arg(long, value_name = "LEVEL", env = "OVERLAY_BPF_LOG")]
     bpf_log: Option<BpfLog>,
+    /// Time for which a released address rests while there are others [default: 1min]
+    #[arg(long, value_name = "TIME", env = "OVERLAY_ADDRESS_REST")]
+    address_rest: Option<Span>,
     /// The BPF object [default: beside the executable, or as installed]
     #[arg(long, value_name = "FILE", env = "OVERLAY_BPF_OBJECT")]
     bpf_object: Option<PathBuf>,
@@ -258,6 +287,7 @@ impl Settings {
             xdp: self.xdp.or(other.xdp),
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
             bpf_log: self.bpf_log.or(other.bpf_log),
+            address_rest: self.address_rest.or(other.address_rest),
             bpf_object: self.bpf_object.or(other.bpf_object),
             log: self.log.or(other.log),
         }
@@ -280,6 +310,7 @@ impl Settings {
             xdp: self.xdp.unwrap_or_default(),
             vxlan_port: self.vxlan_port.map_or(VXLAN_PORT, NonZeroU16::get),
             bpf_log: self.bpf_log.unwrap_or_default(),
+            address_rest: self.address_rest.map_or(ADDRESS_REST, |Span(time)| time),
             bpf_object: self.bpf_object.map(absolute).transpose()?,
             log: self.log.unwrap_or_default(),
             cleanup: false,
@@ -383,6 +414,7 @@ mod tests {
             xdp: XdpMode::Auto,
             vxlan_port: 4789,
             bpf_log: BpfLog::Off,
+            address_rest: Duration::from_secs(60),
             bpf_object: None,
             log: LogLevel::Info,
             cleanup: false,
@@ -402,6 +434,7 @@ mod tests {
         xdp = "filter"
         vxlan_port = 8472
         bpf_log = "debug"
+        address_rest = "0s"
         bpf_object = "/srv/overlay-ebpf.o"
         log = "warn"
     "#;
@@ -420,6 +453,7 @@ mod tests {
             xdp: XdpMode::Filter,
             vxlan_port: 8472,
             bpf_log: BpfLog::Debug,
+            address_rest: Duration::ZERO,
             bpf_object: Some("/srv/overlay-ebpf.o".into()),
             log: LogLevel::Warn,
             cleanup: false,
@@ -428,7 +462,7 @@ mod tests {
     }
 
     /// The same settings as `FILE`, as flags.
-    const FLAGS: [(&str, &str); 12] = [
+    const FLAGS: [(&str, &str); 13] = [
         ("node", "host1"),
         ("underlay", "eth1"),
         ("advertise", "192.0.2.1"),
@@ -439,6 +473,7 @@ mod tests {
         ("xdp", "filter"),
         ("vxlan-port", "8472"),
         ("bpf-log", "debug"),
+        ("address-rest", "0s"),
         ("bpf-object", "/srv/overlay-ebpf.o"),
         ("log", "warn"),
     ];
@@ -454,6 +489,7 @@ mod tests {
         xdp = "off"
         vxlan_port = 1
         bpf_log = "info"
+        address_rest = "1s"
         bpf_object = "/other"
         log = "error"
     "#;
@@ -543,6 +579,7 @@ mod tests {
         "xdp = \"native\"",
         "line 1: unknown variant `native`, expected one of `auto`, `off`, `filter`, `decap`"
     )]
+    #[case("address_rest = \"1\"", "line 1: \"1\" is no time such as 15s, 5min or 1h: time unit needed")]
     #[case("node = \"a\"\nnode = \"b\"", "line 2: duplicate key")]
     fn a_wrong_file_is_refused_with_its_line(#[case] toml: &str, #[case] expected: &str) {
         let error = load_file(toml, &[]).unwrap_err().to_string();

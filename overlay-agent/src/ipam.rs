@@ -3,20 +3,25 @@
 //! They choose, they do not claim: the store's create-if-absent decides between two agents that chose the
 //! same, and the loser chooses again.
 //!
-//! A released address is used again only when no fresh one is left, the longest released first: peers may
-//! still hold entries of the container that had it.
+//! A released address rests before it is used again, since others may still speak to the container that had
+//! it. After its rest it comes before fresh ones, the longest released first, so that no more claims pile up
+//! in the store than addresses are in use or at rest. An address that rests is given only on request, or when
+//! nothing else is left: a small network must not refuse a container because another has just gone. How long
+//! it rests the clocks of two hosts decide, so it is no more than a preference; the store's revisions say
+//! which was released first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     ops::RangeInclusive,
+    time::Duration,
 };
 
 use ipnet::Ipv4Net;
 use overlay_common::vni::Vni;
 
 use crate::{
-    model::{Address, EndpointId, Name, Network, cluster::Versioned},
+    model::{Address, EndpointId, Name, Network, Timestamp, cluster::Versioned},
     store::Revision,
 };
 
@@ -220,20 +225,46 @@ pub struct Choice {
     pub previous: Option<Revision>,
 }
 
-/// The requested address, or the best free one: the lowest never used, else the one released longest ago.
+/// How long released addresses rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// This host's clock.
+    pub now: Timestamp,
+    /// The rest.
+    pub time: Duration,
+}
+
+impl Rest {
+    /// Whether an address that was released then still rests. One released in the future was so by a clock
+    /// that is ahead of ours, or before ours jumped back: it rests if that is as near as the rest is long.
+    fn holds(self, released: Option<Timestamp>) -> bool {
+        released.is_some_and(|at| self.now.distance(at) < self.time)
+    }
+}
+
+/// The requested address, or the best free one: of those that have rested the one released longest ago,
+/// else the lowest never used, else of those that rest the one released longest ago.
 pub fn choose(
     network: &Network,
     claims: &BTreeMap<Ipv4Addr, Versioned<Address>>,
     requested: Option<Ipv4Addr>,
+    rest: Rest,
 ) -> Result<Choice, IpamError> {
     if let Some(ip) = requested {
         return choose_requested(network, claims, ip);
     }
     let range = network.ip_range.unwrap_or(network.subnet);
     let pool = || pool(range, network.subnet, network.gateway);
-    lowest_unclaimed(pool(), claims).or_else(|| longest_released(pool(), claims)).ok_or_else(|| {
-        IpamError::Exhausted { network: network.name.clone(), pool: range, count: pool().count() }
-    })
+    let released =
+        |wanted: &dyn Fn(Option<Timestamp>) -> bool| longest_released(network, range, claims, wanted);
+    released(&|at| !rest.holds(at))
+        .or_else(|| lowest_unclaimed(pool(), claims))
+        .or_else(|| released(&|_| true))
+        .ok_or_else(|| IpamError::Exhausted {
+            network: network.name.clone(),
+            pool: range,
+            count: pool().count(),
+        })
 }
 
 fn choose_requested(
@@ -251,7 +282,7 @@ fn choose_requested(
     }
     match claims.get(&ip) {
         None => Ok(Choice { ip, previous: None }),
-        Some(Versioned { record: Address::Released, revision }) => {
+        Some(Versioned { record: Address::Released { .. }, revision }) => {
             Ok(Choice { ip, previous: Some(*revision) })
         }
         Some(Versioned { record: Address::Held { endpoint }, .. }) => {
@@ -294,14 +325,18 @@ fn lowest_unclaimed(
 }
 
 fn longest_released(
-    pool: impl Iterator<Item = Ipv4Addr>,
+    network: &Network,
+    range: Ipv4Net,
     claims: &BTreeMap<Ipv4Addr, Versioned<Address>>,
+    wanted: impl Fn(Option<Timestamp>) -> bool,
 ) -> Option<Choice> {
-    let released = |ip| match claims.get(&ip) {
-        Some(Versioned { record: Address::Released, revision }) => Some((*revision, ip)),
+    let (first, last) = bounds(range, network.subnet);
+    let in_pool = |ip: Ipv4Addr| (first..=last).contains(&ip) && ip != network.gateway;
+    let released = |(ip, claim): (&Ipv4Addr, &Versioned<Address>)| match claim.record {
+        Address::Released { at } if in_pool(*ip) && wanted(at) => Some((claim.revision, *ip)),
         _ => None,
     };
-    pool.filter_map(released).min().map(|(revision, ip)| Choice { ip, previous: Some(revision) })
+    claims.iter().filter_map(released).min().map(|(revision, ip)| Choice { ip, previous: Some(revision) })
 }
 
 /// The first candidate that is not taken. Both go upward and are walked side by side, so it looks at no more
@@ -356,8 +391,25 @@ mod tests {
         }
     }
 
+    /// Long ago, as far as any clock tells.
     fn released(revision: u64) -> Versioned<Address> {
-        Versioned { record: Address::Released, revision: Revision(revision) }
+        Versioned { record: Address::Released { at: None }, revision: Revision(revision) }
+    }
+
+    fn released_at(revision: u64, second: u64) -> Versioned<Address> {
+        let at = Some(Timestamp::from_unix(second));
+        Versioned { record: Address::Released { at }, revision: Revision(revision) }
+    }
+
+    /// The clock of most tests; an address that was released in the last minute rests.
+    const NOW: u64 = 1_000_000;
+
+    fn rest() -> Rest {
+        Rest { now: Timestamp::from_unix(NOW), time: Duration::from_mins(1) }
+    }
+
+    fn choose(network: &Network, claims: &Claims, requested: Option<Ipv4Addr>) -> Result<Choice, IpamError> {
+        super::choose(network, claims, requested, rest())
     }
 
     #[test]
@@ -487,6 +539,46 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_has_rested_comes_before_a_fresh_one_and_one_that_rests_after() {
+        let network = network("10.0.0.0/29", None);
+        let mut claims = Claims::from([
+            (ip("10.0.0.2"), released_at(4, NOW - 59)),
+            (ip("10.0.0.3"), released_at(2, NOW - 60)),
+            (ip("10.0.0.4"), released_at(1, NOW - 61)),
+        ]);
+        let mut next = || {
+            let choice = choose(&network, &claims, None).map(|choice| choice.ip.octets()[3]);
+            if let Ok(last) = choice {
+                claims.insert(Ipv4Addr::new(10, 0, 0, last), held());
+            }
+            choice.ok()
+        };
+        // The oldest that has rested first, then the fresh ones, then what rests.
+        assert_eq!([(); 6].map(|()| next()), [Some(4), Some(3), Some(5), Some(6), Some(2), None]);
+    }
+
+    #[test]
+    fn an_address_that_rests_is_given_to_who_asks_for_it_and_where_there_is_no_other() {
+        let small = network("10.0.0.0/30", None);
+        let claims = Claims::from([(ip("10.0.0.2"), released_at(7, NOW))]);
+        let choice = Choice { ip: ip("10.0.0.2"), previous: Some(Revision(7)) };
+        assert_eq!(choose(&small, &claims, None), Ok(choice));
+        assert_eq!(choose(&network("10.0.0.0/24", None), &claims, Some(ip("10.0.0.2"))), Ok(choice));
+        assert_ne!(choose(&network("10.0.0.0/24", None), &claims, None), Ok(choice));
+    }
+
+    #[rstest]
+    #[case::just_now(NOW, true)]
+    #[case::a_clock_somewhat_ahead(NOW + 30, true)]
+    #[case::our_clock_jumped_back(NOW + 86_400, false)]
+    #[case::our_clock_jumped_forward(0, false)]
+    fn clocks_that_jump_cost_no_more_than_the_rest(#[case] at: u64, #[case] rests: bool) {
+        assert_eq!(rest().holds(Some(Timestamp::from_unix(at))), rests);
+        assert!(!rest().holds(None));
+        assert!(!Rest { time: Duration::ZERO, ..rest() }.holds(Some(Timestamp::from_unix(at))));
+    }
+
+    #[test]
     fn a_full_network_says_which_and_how_large() {
         let network = network("10.0.0.0/29", None);
         let claims: Claims = network.subnet.hosts().map(|ip| (ip, held())).collect();
@@ -521,7 +613,11 @@ mod tests {
 
     /// A network of up to 62 hosts, perhaps with a range, and claims on any of its addresses.
     fn network_with_claims() -> impl Strategy<Value = (Network, Claims)> {
-        let claim = prop_oneof![Just(held()), (1..20_u64).prop_map(released)];
+        let claim = prop_oneof![
+            Just(held()),
+            (1..20_u64).prop_map(released),
+            (1..20_u64, NOW - 120..=NOW).prop_map(|(revision, at)| released_at(revision, at)),
+        ];
         let shape = (26..=30_u8, any::<u32>(), any::<u32>(), 0..=2_u8);
         shape.prop_flat_map(move |(len, gateway, at, narrower)| {
             let subnet = Ipv4Net::new(ip("10.1.2.64"), len).unwrap().trunc();
@@ -545,13 +641,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_choice_is_the_lowest_fresh_address_or_the_longest_released((network, claims) in network_with_claims()) {
+        fn a_choice_has_rested_longest_or_is_the_lowest_fresh_or_rests_longest((network, claims) in network_with_claims()) {
             let candidates = candidates(&network);
             let fresh = candidates.iter().find(|ip| !claims.contains_key(ip));
-            let old = || candidates.iter().filter(|ip| claims[ip].record == Address::Released)
-                .min_by_key(|ip| (claims[ip].revision, **ip));
-            let expected = fresh.map(|ip| Choice { ip: *ip, previous: None })
-                .or_else(|| old().map(|ip| Choice { ip: *ip, previous: Some(claims[ip].revision) }));
+            let oldest = |rests: bool| candidates.iter()
+                .filter(|ip| matches!(claims.get(ip).map(|c| &c.record), Some(Address::Released { at }) if rest().holds(*at) == rests))
+                .min_by_key(|ip| (claims[ip].revision, **ip))
+                .map(|ip| Choice { ip: *ip, previous: Some(claims[ip].revision) });
+            let expected = oldest(false).or(fresh.map(|ip| Choice { ip: *ip, previous: None })).or(oldest(true));
             match (choose(&network, &claims, None), expected) {
                 (Ok(choice), Some(expected)) => prop_assert_eq!(choice, expected),
                 (Err(IpamError::Exhausted { count, .. }), None) => prop_assert_eq!(count, candidates.len()),
@@ -561,7 +658,7 @@ mod tests {
 
         #[test]
         fn a_network_gives_each_of_its_addresses_once_and_then_none((network, mut claims) in network_with_claims()) {
-            claims.retain(|_, claim| claim.record != Address::Released);
+            claims.retain(|_, claim| matches!(claim.record, Address::Held { .. }));
             let free = candidates(&network).iter().filter(|ip| !claims.contains_key(ip)).count();
             for _ in 0..free {
                 let choice = choose(&network, &claims, None).unwrap();
@@ -577,7 +674,7 @@ mod tests {
         ) {
             let wanted = Ipv4Addr::from(0x0a01_023d + offset);
             let is_host = network.subnet.hosts().any(|ip| ip == wanted) && wanted != network.gateway;
-            let is_held = claims.get(&wanted).is_some_and(|claim| claim.record != Address::Released);
+            let is_held = claims.get(&wanted).is_some_and(|claim| matches!(claim.record, Address::Held { .. }));
             let choice = choose(&network, &claims, Some(wanted));
             prop_assert_eq!(choice.is_ok(), is_host && !is_held);
             if let Ok(choice) = choice {

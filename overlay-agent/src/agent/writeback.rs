@@ -118,7 +118,7 @@ impl Planner<'_> {
         if self.scope == Scope::Everything {
             let policies = below(&self.held, "policies").map(|entry| create([entry]));
             self.plan.transactions.extend(policies);
-            let is_released = |entry: &&Entry| matches!(parse(entry), Some(Address::Released));
+            let is_released = |entry: &&Entry| matches!(parse(entry), Some(Address::Released { .. }));
             let released: Vec<&Entry> = below(&self.held, "addresses").filter(is_released).collect();
             self.plan.transactions.extend(released.chunks(CHUNK).map(|chunk| create(chunk.iter().copied())));
         }
@@ -180,7 +180,7 @@ fn holder(key: &Key, claim: &Entry) -> Holder {
         Key::Endpoint(_, id) => Some(id.clone()),
         Key::Address(..) => match parse(claim) {
             Some(Address::Held { endpoint }) => Some(endpoint),
-            Some(Address::Released) => return Holder::Nobody,
+            Some(Address::Released { .. }) => return Holder::Nobody,
             None => None,
         },
         _ => parse(claim),
@@ -278,7 +278,7 @@ mod tests {
                 1,
             ),
             entry(Key::Policy(name("net"), name("other")), &json!({"action": "allow"}), 1),
-            entry(Key::Address(name("net"), Ipv4Addr::new(10, 0, 0, 9)), &Address::Released, 1),
+            entry(Key::Address(name("net"), Ipv4Addr::new(10, 0, 0, 9)), &Address::Released { at: None }, 1),
             entry(Key::Node(name("here")), &"this node", 1),
             entry(Key::Node(name("there")), &"another node", 1),
             Entry { lease: Some(crate::store::LeaseId(1)), ..entry(Key::Alive(name("here")), &"alive", 1) },
@@ -351,7 +351,7 @@ mod tests {
         let own = entries_of(&endpoint(2, "here"));
         let mut left: Vec<Entry> = full().into_iter().filter(|entry| !own.contains(entry)).collect();
         let address = Key::Address(name("net"), Ipv4Addr::new(10, 0, 0, 2));
-        left.push(entry(&address, &Address::Released, 7));
+        left.push(entry(&address, &Address::Released { at: None }, 7));
         let plan = plan(&after(left, &Arrival::Same), Scope::Own, &veths());
         let [transaction] = &plan.transactions[..] else { panic!("{plan:?}") };
         let unchanged = |key: Key, revision| Condition::Unchanged(key.to_string(), Revision(revision));

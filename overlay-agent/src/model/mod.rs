@@ -3,6 +3,7 @@
 //! * [`name`]: the one grammar of names
 //! * [`records`]: what the store holds under each key
 //! * [`keys`]: which key that is
+//! * [`time`]: wall-clock times in records
 //! * [`cluster`]: all of it together, parsed, as one agent knows it
 //! * [`journal`]: what changed in it lately
 
@@ -11,9 +12,11 @@ pub mod journal;
 pub mod keys;
 pub mod name;
 pub mod records;
+pub mod time;
 
 pub use cluster::Cluster;
 pub use name::{InvalidName, Name};
 pub use records::{
     Address, ClusterRecord, Endpoint, EndpointId, Network, NetworkState, Node, NodeAlive, Policy,
 };
+pub use time::Timestamp;

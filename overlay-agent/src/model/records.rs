@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use overlay_common::{abi, mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use super::Name;
+use super::{Name, Timestamp};
 
 /// The cluster itself. Its record is what tells a wiped store from an empty one, and one cluster's store from
 /// another's.
@@ -208,8 +208,12 @@ pub enum Address {
         /// That endpoint.
         endpoint: EndpointId,
     },
-    /// An endpoint had it. The oldest released address is the first to be used again.
-    Released,
+    /// An endpoint had it. It rests for a while; then the one released first is the first to be used again.
+    Released {
+        /// When, by the clock of the host that released it: a hint, see [`crate::ipam::Rest`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Timestamp>,
+    },
 }
 
 /// Leave for one network's containers to send to another's. Absence means no.

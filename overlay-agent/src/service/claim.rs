@@ -6,8 +6,8 @@ use overlay_common::mac::Mac;
 
 use super::{ATTEMPTS, Context, Result, ServiceError, attach::Plan};
 use crate::{
-    ipam::{self, Choice, IpamError},
-    model::{Address, Cluster, Endpoint, Name, Network, NetworkState, keys::Key},
+    ipam::{self, Choice, IpamError, Rest},
+    model::{Address, Cluster, Endpoint, Name, Network, NetworkState, Timestamp, keys::Key},
     netns::NetnsHandle,
     store::{Outcome, Revision, Store, StoreError, Transaction},
 };
@@ -27,7 +27,8 @@ pub(super) async fn claim(
         if cluster.endpoint_names.contains_key(&(network.record.name.clone(), name.clone())) {
             return Err(name_taken(&network.record.name, &name));
         }
-        let choice = choose_address(&cluster, &network.record, plan.ip)?;
+        let rest = Rest { now: Timestamp::now(), time: context.config.address_rest };
+        let choice = choose_address(&cluster, &network.record, plan.ip, rest)?;
         let endpoint = Endpoint {
             id: plan.id.clone(),
             network: network.record.name.clone(),
@@ -62,11 +63,12 @@ pub(crate) async fn release(
     revision: Revision,
 ) -> std::result::Result<Outcome, StoreError> {
     let network = &endpoint.network;
+    let released = Address::Released { at: Some(Timestamp::now()) };
     let transaction = Transaction::new()
         .delete_unchanged(Key::Endpoint(network.clone(), endpoint.id.clone()), revision)
         .delete(Key::EndpointName(network.clone(), endpoint.name.clone()))
         .delete(Key::Mac(network.clone(), endpoint.mac))
-        .put(Key::Address(network.clone(), endpoint.ipv4), &Address::Released);
+        .put(Key::Address(network.clone(), endpoint.ipv4), &released);
     store.commit(transaction).await
 }
 
@@ -79,10 +81,15 @@ fn check_open(network: &Network) -> Result<()> {
     }
 }
 
-fn choose_address(cluster: &Cluster, network: &Network, wanted: Option<Ipv4Addr>) -> Result<Choice> {
+fn choose_address(
+    cluster: &Cluster,
+    network: &Network,
+    wanted: Option<Ipv4Addr>,
+    rest: Rest,
+) -> Result<Choice> {
     let none = BTreeMap::new();
     let claims = cluster.addresses.get(&network.name).unwrap_or(&none);
-    ipam::choose(network, claims, wanted).map_err(|e| match e {
+    ipam::choose(network, claims, wanted, rest).map_err(|e| match e {
         IpamError::Held { ip, network, endpoint } => {
             let holder =
                 cluster.endpoints.get(&endpoint).map_or(endpoint.to_string(), |e| e.record.name.to_string());
