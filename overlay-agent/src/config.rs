@@ -29,6 +29,12 @@ pub use access::{AccessError, AccessSettings};
 
 /// UDP port of VXLAN (RFC 7348 section 5).
 pub const VXLAN_PORT: u16 = 4789;
+/// Default of [`Config::lease`].
+const LEASE: Duration = Duration::from_secs(15);
+/// Shortest lease: its holder must get the chance to renew it more than once.
+const MIN_LEASE: Duration = Duration::from_secs(3);
+/// Default of [`Config::collect_after`].
+const COLLECT_AFTER: Duration = Duration::from_hours(1);
 /// Default of [`Config::address_rest`].
 const ADDRESS_REST: Duration = Duration::from_mins(1);
 /// Where the kernel shows the host name of this UTS namespace.
@@ -53,6 +59,10 @@ pub struct Config {
     pub vxlan_port: u16,
     /// What the BPF programs log.
     pub bpf_log: BpfLog,
+    /// Time after which a node without a sign of life counts as silent.
+    pub lease: Duration,
+    /// Time after which the endpoints of a node that is away are collected.
+    pub collect_after: Duration,
     /// Time for which a released address is not used again while there are others.
     pub address_rest: Duration,
     /// The BPF object; looked for in [`paths::bpf_object_candidates`] if absent.
@@ -136,6 +146,28 @@ impl FromStr for Span {
 }
 
 impl TryFrom<String> for Span {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// A [`Span`] that a lease may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct Lease(Duration);
+
+impl FromStr for Lease {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse()? {
+            Span(time) if time < MIN_LEASE => Err(format!("a lease of {text} is too short: 3s is the least")),
+            Span(time) => Ok(Self(time)),
+        }
+    }
+}
+
+impl TryFrom<String> for Lease {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
@@ -261,6 +293,12 @@ struct Settings {
     /// What the BPF programs log [default: off]
     #[arg(long, value_name = "LEVEL", env = "OVERLAY_BPF_LOG")]
     bpf_log: Option<BpfLog>,
+    /// Time after which a node that gives no sign of life is silent; the same on all nodes [default: 15s]
+    #[arg(long, value_name = "TIME", env = "OVERLAY_LEASE")]
+    lease: Option<Lease>,
+    /// Time after which addresses and names of a node that is away become free [default: 1h]
+    #[arg(long, value_name = "TIME", env = "OVERLAY_COLLECT_AFTER")]
+    collect_after: Option<Span>,
     /// Time for which a released address rests while there are others [default: 1min]
     #[arg(long, value_name = "TIME", env = "OVERLAY_ADDRESS_REST")]
     address_rest: Option<Span>,
@@ -287,6 +325,8 @@ impl Settings {
             xdp: self.xdp.or(other.xdp),
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
             bpf_log: self.bpf_log.or(other.bpf_log),
+            lease: self.lease.or(other.lease),
+            collect_after: self.collect_after.or(other.collect_after),
             address_rest: self.address_rest.or(other.address_rest),
             bpf_object: self.bpf_object.or(other.bpf_object),
             log: self.log.or(other.log),
@@ -310,6 +350,8 @@ impl Settings {
             xdp: self.xdp.unwrap_or_default(),
             vxlan_port: self.vxlan_port.map_or(VXLAN_PORT, NonZeroU16::get),
             bpf_log: self.bpf_log.unwrap_or_default(),
+            lease: self.lease.map_or(LEASE, |Lease(time)| time),
+            collect_after: self.collect_after.map_or(COLLECT_AFTER, |Span(time)| time),
             address_rest: self.address_rest.map_or(ADDRESS_REST, |Span(time)| time),
             bpf_object: self.bpf_object.map(absolute).transpose()?,
             log: self.log.unwrap_or_default(),
@@ -414,6 +456,8 @@ mod tests {
             xdp: XdpMode::Auto,
             vxlan_port: 4789,
             bpf_log: BpfLog::Off,
+            lease: Duration::from_secs(15),
+            collect_after: Duration::from_secs(3600),
             address_rest: Duration::from_secs(60),
             bpf_object: None,
             log: LogLevel::Info,
@@ -434,6 +478,8 @@ mod tests {
         xdp = "filter"
         vxlan_port = 8472
         bpf_log = "debug"
+        lease = "6s"
+        collect_after = "2h 30min"
         address_rest = "0s"
         bpf_object = "/srv/overlay-ebpf.o"
         log = "warn"
@@ -453,6 +499,8 @@ mod tests {
             xdp: XdpMode::Filter,
             vxlan_port: 8472,
             bpf_log: BpfLog::Debug,
+            lease: Duration::from_secs(6),
+            collect_after: Duration::from_secs(9000),
             address_rest: Duration::ZERO,
             bpf_object: Some("/srv/overlay-ebpf.o".into()),
             log: LogLevel::Warn,
@@ -462,7 +510,7 @@ mod tests {
     }
 
     /// The same settings as `FILE`, as flags.
-    const FLAGS: [(&str, &str); 13] = [
+    const FLAGS: [(&str, &str); 15] = [
         ("node", "host1"),
         ("underlay", "eth1"),
         ("advertise", "192.0.2.1"),
@@ -473,6 +521,8 @@ mod tests {
         ("xdp", "filter"),
         ("vxlan-port", "8472"),
         ("bpf-log", "debug"),
+        ("lease", "6s"),
+        ("collect-after", "2h 30min"),
         ("address-rest", "0s"),
         ("bpf-object", "/srv/overlay-ebpf.o"),
         ("log", "warn"),
@@ -489,6 +539,8 @@ mod tests {
         xdp = "off"
         vxlan_port = 1
         bpf_log = "info"
+        lease = "1h"
+        collect_after = "1s"
         address_rest = "1s"
         bpf_object = "/other"
         log = "error"
@@ -579,7 +631,9 @@ mod tests {
         "xdp = \"native\"",
         "line 1: unknown variant `native`, expected one of `auto`, `off`, `filter`, `decap`"
     )]
-    #[case("address_rest = \"1\"", "line 1: \"1\" is no time such as 15s, 5min or 1h: time unit needed")]
+    #[case("collect_after = 3600", "line 1: invalid type: integer `3600`, expected a string")]
+    #[case("collect_after = \"1\"", "line 1: \"1\" is no time such as 15s, 5min or 1h: time unit needed")]
+    #[case("lease = \"2s\"", "line 1: a lease of 2s is too short: 3s is the least")]
     #[case("node = \"a\"\nnode = \"b\"", "line 2: duplicate key")]
     fn a_wrong_file_is_refused_with_its_line(#[case] toml: &str, #[case] expected: &str) {
         let error = load_file(toml, &[]).unwrap_err().to_string();
@@ -592,6 +646,8 @@ mod tests {
     #[case(&["--vxlan-port", "0"])]
     #[case(&["--xdp", "native"])]
     #[case(&["--bpf-log", "trace"])]
+    #[case(&["--lease", "2999ms"])]
+    #[case(&["--collect-after", "soon"])]
     #[case(&["--unknown"])]
     fn wrong_flags_are_refused(#[case] args: &[&str]) {
         assert!(matches!(load(args), Err(ConfigError::Usage(error)) if error.exit_code() == 2), "{args:?}");

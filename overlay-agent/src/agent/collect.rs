@@ -15,8 +15,8 @@ use crate::{
     service::release,
 };
 
-/// How long a pass waits for the store to take an endpoint out.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a pass waits for the store to take a change.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Removes records of this node without a veth, and veths without a record, unless an operation is at work
 /// on them. What cannot be removed now is tried again at the next pass.
@@ -32,11 +32,13 @@ pub async fn halves(parts: &Parts, cluster: &Cluster, local: &Local) {
             collect_record(parts, endpoint).await;
         }
     }
-    let at_work: BTreeSet<String> = parts.in_progress.host_veths().into_iter().collect();
+    // Those that were collected meanwhile are the business of `reclaim`.
+    let collected = cluster.collected_on(&local.node).map(|e| paths::host_veth(&e.record.id));
+    let left_alone: BTreeSet<String> = collected.chain(parts.in_progress.host_veths()).collect();
     let has_record = |veth: &str| {
         paths::endpoint_digits(veth).is_some_and(|digits| cluster.endpoints_from(digits).next().is_some())
     };
-    for veth in parts.host.veths().filter(|veth| !at_work.contains(&veth.name) && !has_record(&veth.name)) {
+    for veth in parts.host.veths().filter(|veth| !left_alone.contains(&veth.name) && !has_record(&veth.name)) {
         collect_veth(parts, &veth.name).await;
     }
 }

@@ -22,7 +22,10 @@ use crate::{
     model::{Cluster, EndpointId, Name},
     netlink::{Link, NetEvent, Netlink, NetlinkError},
     paths,
-    reconcile::{Local, desired::Underlay},
+    reconcile::{
+        Local,
+        desired::{Underlay, reachable_nodes},
+    },
 };
 
 /// The host, as it was last looked at.
@@ -37,6 +40,8 @@ pub struct Host {
     tunnel_ifindex: u32,
     links: Vec<Link>,
     next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    /// Nodes that count as down.
+    down: BTreeSet<Name>,
     /// Our devices that had no fault when they were last looked at: what is wrong with them now is drift.
     in_order: BTreeSet<String>,
     /// Neighbours that the kernel was to keep and has no more.
@@ -69,6 +74,7 @@ impl Host {
             tunnel_ifindex,
             links: Vec::new(),
             next_hops: BTreeMap::new(),
+            down: BTreeSet::new(),
             in_order: BTreeSet::new(),
             lost_neighbours: BTreeSet::new(),
         }
@@ -84,6 +90,11 @@ impl Host {
     #[must_use]
     pub fn underlay(&self) -> (&Link, &Underlay) {
         (&self.link, &self.underlay)
+    }
+
+    /// Takes over which nodes count as down.
+    pub fn set_down(&mut self, down: BTreeSet<Name>) {
+        self.down = down;
     }
 
     /// The kernel's devices.
@@ -224,10 +235,10 @@ impl Host {
     }
 
     /// Finds the next hops of VTEPs that are new, asks the kernel to keep them resolved, and forgets those
-    /// that are gone.
+    /// that are gone, or down.
     pub async fn resolve(&mut self, cluster: &Cluster) {
         let vteps = self.other_vteps(cluster);
-        self.next_hops.retain(|vtep, _| vteps.contains(vtep));
+        self.forget_others(&vteps).await;
         for vtep in vteps {
             if self.next_hops.contains_key(&vtep) {
                 continue;
@@ -236,6 +247,20 @@ impl Host {
                 Ok(next_hop) => drop(self.next_hops.insert(vtep, next_hop)),
                 // Packets then go by the kernel's own look-up; the next pass tries again.
                 Err(e) => tracing::debug!(%vtep, reason = %e, "no next hop"),
+            }
+        }
+    }
+
+    /// Forgets the next hops of all VTEPs but these; the kernel need not ask for neighbours that led there.
+    async fn forget_others(&mut self, vteps: &BTreeSet<Ipv4Addr>) {
+        let gone: Vec<NextHop> =
+            self.next_hops.extract_if(.., |vtep, _| !vteps.contains(vtep)).map(|(_, hop)| hop).collect();
+        for NextHop { neighbour, .. } in gone {
+            if self.next_hops.values().any(|hop| hop.neighbour == neighbour) {
+                continue;
+            }
+            if let Err(e) = self.netlink.forget_neighbour(self.underlay.ifindex, neighbour).await {
+                tracing::debug!(%neighbour, reason = %e, "not forgotten");
             }
         }
     }
@@ -275,6 +300,7 @@ impl Host {
         let known = |(vtep, hop): (&Ipv4Addr, &NextHop)| Some((*vtep, hop.mac?));
         Local {
             node: self.node.clone(),
+            down: self.down.clone(),
             underlay: self.underlay.clone(),
             tunnel_ifindex: self.tunnel_ifindex,
             vxlan_port: self.vxlan_port,
@@ -286,8 +312,7 @@ impl Host {
     }
 
     fn other_vteps(&self, cluster: &Cluster) -> BTreeSet<Ipv4Addr> {
-        let others = cluster.nodes.values().map(|n| &n.record).filter(|n| n.name != self.node);
-        others.map(|n| n.vtep).collect()
+        reachable_nodes(cluster, &self.node, &self.down).values().map(|n| n.vtep).collect()
     }
 
     async fn next_hop(&self, vtep: Ipv4Addr) -> Result<NextHop, NetlinkError> {

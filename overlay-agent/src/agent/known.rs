@@ -7,6 +7,8 @@
 //! * the store was wiped: everything, for [`HOLD`], while the owners write their records back;
 //! * more than a fifth of the other nodes' endpoints would go at once: everything, for [`HOLD`];
 //! * what belongs to this node's own endpoints: until it is written back, see [`super::writeback`].
+//!
+//! An endpoint that was collected, or whose node was removed, is missing for a reason that the listing itself gives.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::snapshot::Entries;
 use crate::{
-    model::{Address, ClusterRecord, Endpoint, Name, Network, keys::Key},
+    model::{Address, ClusterRecord, Endpoint, Life, Name, Network, Node, keys::Key},
     store::{Entry, Event, Listing, Revision},
 };
 
@@ -158,7 +160,7 @@ impl Known {
         let found: Entries = listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         self.missing = self.missing_in(&found);
         let everything = *arrival == Arrival::Wiped || self.missing.is_suspicious();
-        let own = self.own_keys();
+        let own = self.own_keys(&found);
         let gone = self.entries.keys().filter(|key| !found.contains_key(*key));
         let hold = |key: &String| match self.held.get(key) {
             Some(Hold::Until(end)) if *end <= now => None,
@@ -244,14 +246,16 @@ impl Known {
     fn missing_in(&self, found: &Entries) -> Missing {
         let others = self.endpoints().filter(|endpoint| endpoint.node != self.node);
         others.fold(Missing::default(), |Missing { missing, known }, endpoint| {
-            let key = Key::Endpoint(endpoint.network, endpoint.id).to_string();
-            Missing { missing: missing + usize::from(!found.contains_key(&key)), known: known + 1 }
+            let is_missing = !is_taken_out(&endpoint, found)
+                && !found.contains_key(&Key::Endpoint(endpoint.network, endpoint.id).to_string());
+            Missing { missing: missing + usize::from(is_missing), known: known + 1 }
         })
     }
 
     /// The keys of this node and of its endpoints, with the networks that these are in.
-    fn own_keys(&self) -> BTreeSet<String> {
+    fn own_keys(&self, found: &Entries) -> BTreeSet<String> {
         let own = self.endpoints().filter(|endpoint| endpoint.node == self.node);
+        let own = own.filter(|endpoint| !is_taken_out(endpoint, found));
         let mut keys: BTreeSet<String> = [Key::Node(self.node.clone()).to_string()].into();
         for endpoint in own {
             keys.extend(claims_of(&endpoint).map(|key| key.to_string()));
@@ -265,6 +269,17 @@ impl Known {
     fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
         below(&self.entries, "endpoints").filter_map(parse)
     }
+}
+
+/// Whether a listing says of an endpoint that it was collected or removed with its node.
+fn is_taken_out(endpoint: &Endpoint, found: &Entries) -> bool {
+    let Endpoint { node, network, id, .. } = endpoint;
+    let is_removed = || {
+        let record = found.get(&Key::Node(node.clone()).to_string()).and_then(parse::<Node>);
+        record.is_some_and(|record| record.life == Life::Removed)
+    };
+    let is_there = found.contains_key(&Key::Endpoint(network.clone(), id.clone()).to_string());
+    !is_there && (found.contains_key(&Key::Collected(node.clone(), id.clone()).to_string()) || is_removed())
 }
 
 /// The record of an endpoint, and what it claims.
@@ -448,6 +463,29 @@ mod tests {
         absorb(&mut known, &confirmed, now + HOLD);
         assert_eq!((shown(&known, "endpoints"), known.held().count()), (5, 0));
         assert_eq!(shown(&known, "addresses"), 5);
+    }
+
+    #[rstest]
+    fn endpoints_that_were_collected_or_removed_are_missing_for_a_reason(
+        #[values(false, true)] removed: bool,
+        #[values("here", "there")] node: &str,
+    ) {
+        let all = (2..12).map(|number| endpoint(number, node)).collect::<Vec<_>>();
+        let mut before = cluster(0, 0);
+        before.extend(all.iter().flat_map(entries_of));
+        let mut after = cluster(0, 0);
+        if removed {
+            let record = serde_json::json!({"name": node, "id": "x", "vtep": "192.0.2.1", "vxlan_port": 4789,
+                "version": "1", "life": "removed"});
+            after.retain(|entry| entry.key != Key::Node(name(node)).to_string());
+            after.push(entry(Key::Node(name(node)), &record));
+        } else {
+            after.extend(all.iter().map(|e| entry(Key::Collected(name(node), e.id.clone()), e)));
+        }
+        let mut known = known(&before);
+        absorb(&mut known, &after, Instant::now());
+        assert_eq!((shown(&known, "endpoints"), known.held().count()), (0, 0));
+        assert_eq!(known.missing().missing, 0);
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! * [`underlay`]: which device and address carry the tunnels
 //! * [`xdp`]: which XDP mode the device gets
 //! * [`membership`]: this node's record and its sign of life
+//! * [`record`]: changing a node's record
+//! * [`presence`]: which nodes count as down
+//! * [`grace`]: collecting nodes that do not come back
 //! * [`mirror`]: the store's content, as it is now or was last known
 //! * [`follower`]: listing and watching the store
 //! * [`known`]: what of a listing to believe; [`writeback`]: what the store has lost and gets back
@@ -14,6 +17,7 @@
 //! * [`inspect`]: a look that changes nothing
 //! * [`repairs`]: what was broken and put right
 //! * [`collect`]: what has lost its other half
+//! * [`reclaim`]: what was collected while this node was away
 //! * [`cleanup`]: removing everything of ours
 
 pub mod cleanup;
@@ -22,6 +26,7 @@ pub mod containers;
 pub mod devices;
 pub mod durable;
 mod follower;
+pub mod grace;
 pub mod host;
 pub mod inspect;
 pub mod known;
@@ -29,7 +34,10 @@ pub mod locks;
 pub mod membership;
 pub mod mirror;
 pub mod outbox;
+pub mod presence;
+pub mod reclaim;
 pub mod reconciler;
+pub mod record;
 pub mod repairs;
 pub mod snapshot;
 pub mod underlay;
@@ -78,7 +86,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let socket = config.paths.socket();
     let _locks = locks::take(&config.paths)?;
     let ground = Ground::survey(&config).await?;
-    let (service, membership) = start(config, ground).await?;
+    let (service, mut membership) = start(config, ground).await?;
     let listener = api::server::bind(&socket).with_context(|| format!("bind {}", socket.display()))?;
     tracing::info!(%node, socket = %socket.display(), "serving");
     let service = Arc::new(service);
@@ -86,6 +94,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         served = api::server::serve(listener, Arc::clone(&service), stopped()) => served.context("serve the API")?,
         lost = membership.kept() => return Err(lost.into()),
     }
+    membership.leave().await;
     service.save().await;
     tracing::info!(%node, "stopped; the data path stays");
     Ok(())
@@ -181,6 +190,10 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
     let tunnel_ifindex = netlink.create_tunnel(paths::TUNNEL_IFNAME, config.vxlan_port).await?;
     let in_progress = Arc::new(InProgress::default());
     let repairs = Arc::new(repairs::Repairs::default());
+    let absences = presence::watch(mirror.cluster(), mirror.stale(), config.lease);
+    let watched =
+        grace::Watched { node: config.node.clone(), cluster: mirror.cluster(), absences: absences.clone() };
+    tokio::spawn(grace::collect(Arc::clone(&store), watched, config.collect_after.max(config.lease)));
     let reconciler = reconciler::spawn(reconciler::Parts {
         host: host::Host::new(&config, netlink.clone(), underlay, tunnel_ifindex),
         xdp: xdp::Choice::new(config.xdp),
@@ -188,6 +201,7 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         store: Arc::clone(&store),
         cluster: mirror.cluster(),
         stale: mirror.stale(),
+        absences: absences.clone(),
         in_progress: Arc::clone(&in_progress),
         repairs: Arc::clone(&repairs),
     })?;
@@ -201,6 +215,7 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         mirror,
         outbox,
         sign_of_life,
+        absences,
         netlink,
         datapath,
         reconciler,

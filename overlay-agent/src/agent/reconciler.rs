@@ -25,6 +25,8 @@ use super::{
     host::Host,
     inspect::{self, Inspection},
     lock,
+    presence::Absences,
+    reclaim,
     repairs::Repairs,
     until, xdp,
 };
@@ -61,6 +63,8 @@ pub struct Parts {
     pub cluster: watch::Receiver<Arc<Cluster>>,
     /// Why that is not the store's content as it is now.
     pub stale: watch::Receiver<Option<Failure>>,
+    /// Which nodes count as down.
+    pub absences: watch::Receiver<Absences>,
     /// Endpoints that are being made or removed just now: none of the reconciler's business.
     pub in_progress: Arc<InProgress>,
     /// What was repaired.
@@ -84,6 +88,8 @@ pub struct Report {
     pub xdp: XdpView,
     /// Host veths of this node's endpoints.
     pub host_veths: BTreeMap<EndpointId, u32>,
+    /// Containers that were taken off their network, since the agent started, with the reason.
+    pub lost: BTreeSet<String>,
 }
 
 /// Asks the reconciler for passes; its task ends with the last handle.
@@ -186,6 +192,7 @@ pub fn spawn(parts: Parts) -> Result<Handle, NetlinkError> {
         underlay: underlay.clone(),
         xdp: XdpView { mode: "off".to_owned(), reason: "not yet decided".to_owned() },
         host_veths: BTreeMap::new(),
+        lost: BTreeSet::new(),
     });
     let reconciler =
         Reconciler { parts, known: Known::Nothing, distrust: true, look: true, pending: Vec::new(), report };
@@ -260,6 +267,10 @@ impl Reconciler {
         loop {
             let wanted = tokio::select! {
                 changed = self.parts.cluster.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
+                changed = self.parts.absences.changed() => match changed {
                     Ok(()) => true,
                     Err(_) => return,
                 },
@@ -348,12 +359,15 @@ impl Reconciler {
         let faults = self.parts.host.look(&in_force).await?;
         self.note_drift(cluster, &faults);
         let underlay = self.parts.host.look_at_underlay().await;
+        self.parts.host.set_down(self.parts.absences.borrow_and_update().down());
         self.parts.host.resolve(cluster).await;
         let hook = self.parts.xdp.hook(self.parts.host.underlay().0);
         let (ledger, plan) = self.plan(cluster)?;
         let local = ledger.local().clone();
         self.write(cluster, ledger, &plan)?;
         let attached = self.attach(cluster, &local, hook);
+        let lost = reclaim::all(&self.parts, cluster).await;
+        self.report.send_modify(|report| report.lost.extend(lost));
         collect::halves(&self.parts, cluster, &local).await;
         attached?;
         self.parts.host.start(&faults).await?;

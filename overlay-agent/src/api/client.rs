@@ -25,7 +25,8 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::types::{
     AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-    ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NodeView, PolicyView, STALE_HEADER, Status,
+    ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, RemoveNode,
+    RemovedNode, STALE_HEADER, Status,
 };
 use crate::{agent::lock, model::Name, store::transfer::Exported, verify::Verification};
 
@@ -177,6 +178,31 @@ impl Client {
     /// [`ClientError`], as every call.
     pub async fn nodes(&self) -> Result<Vec<NodeView>> {
         self.get("/v1/nodes").await
+    }
+
+    /// One node with its endpoints.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn node(&self, node: &Name) -> Result<NodeDetail> {
+        self.get(&format!("/v1/nodes/{node}")).await
+    }
+
+    /// Lets a node take no new endpoints, or take them again.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn drain(&self, node: &Name, drain: bool) -> Result<NodeView> {
+        let method = if drain { Method::PUT } else { Method::DELETE };
+        self.call(method, &format!("/v1/nodes/{node}/drain")).await
+    }
+
+    /// Takes a node out of the cluster.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn remove_node(&self, node: &Name, request: RemoveNode) -> Result<RemovedNode> {
+        self.send(Method::DELETE, &format!("/v1/nodes/{node}"), &request).await
     }
 
     /// All policies.

@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use overlay_common::{mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{EndpointId, Name};
+use crate::model::{EndpointId, Name, Timestamp};
 
 /// `POST /v1/networks`. What is left out is chosen: see [`crate::ipam`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -203,23 +203,49 @@ pub struct LocalEndpointView {
     pub drops: Vec<DropView>,
 }
 
-/// Whether a node's agent gives its sign of life. Its data path forwards either way.
+/// A node's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
-    /// It does.
+    /// Its agent runs.
     Up,
-    /// It has not for the length of its lease.
+    /// Its agent was stopped in order; its data path goes on.
+    Stopped,
+    /// Its agent gives no sign of life, not yet for long enough to count as down.
+    Silent,
+    /// Its agent died: its endpoints are withdrawn from the maps of all other nodes.
     Down,
+    /// It was away for too long, or removed: the addresses of its endpoints are free.
+    Gone,
 }
 
-/// A node: `GET /v1/nodes`.
+/// How far a node is drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Drain {
+    /// It takes no new endpoints and still has some.
+    Draining,
+    /// It takes no new endpoints and has none.
+    Drained,
+}
+
+/// A node: `GET /v1/nodes`, `PUT /v1/nodes/{name}/drain`, `DELETE /v1/nodes/{name}/drain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeView {
     /// Its name.
     pub name: Name,
-    /// Whether its agent runs.
+    /// Its life.
     pub state: NodeState,
+    /// How far it is drained, if it takes no new endpoints.
+    pub drain: Option<Drain>,
+    /// Since when it is in this state; if silent or down, as seen by the agent that answers.
+    pub since: Option<Timestamp>,
+    /// When it first registered.
+    pub registered: Option<Timestamp>,
+    /// Rises by one at each registration.
+    pub epoch: u64,
+    /// Random identity of its state directory.
+    pub id: String,
     /// Its VTEP address.
     pub vtep: Ipv4Addr,
     /// UDP port on which it receives VXLAN packets.
@@ -230,6 +256,37 @@ pub struct NodeView {
     pub version: String,
     /// Whether it is this node.
     pub local: bool,
+}
+
+/// A node with its endpoints: `GET /v1/nodes/{name}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDetail {
+    /// The node.
+    #[serde(flatten)]
+    pub node: NodeView,
+    /// Its endpoints.
+    pub attachments: Vec<EndpointView>,
+}
+
+/// `DELETE /v1/nodes/{name}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveNode {
+    /// Also if it runs or has endpoints; those are collected.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Answer to the removal of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedNode {
+    /// Its name.
+    pub name: Name,
+    /// Names of the endpoints that were collected.
+    pub collected: Vec<Name>,
+    /// Its record stays, as gone: its agent, should it return, must learn that its containers were collected.
+    /// Removing the node once more deletes it.
+    pub is_listed: bool,
 }
 
 /// A policy: `GET /v1/policies`. `PUT /v1/policies/{a}/{b}` and `DELETE …` set and clear both directions.

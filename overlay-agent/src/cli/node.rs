@@ -1,36 +1,89 @@
-//! `overlay node`: ls.
+//! `overlay node`: ls, inspect, drain, rm.
+
+use std::time::Duration;
 
 use clap::Subcommand;
 
 use super::{
-    CliError,
-    output::{Output, Style, yes_or_no},
+    CliError, endpoint,
+    output::{Output, Style, age, field, or_dash, yes_or_no},
 };
-use crate::api::{
-    client::Client,
-    types::{NodeState, NodeView},
+use crate::{
+    api::{
+        client::Client,
+        types::{Drain, NodeDetail, NodeState, NodeView, RemoveNode, RemovedNode},
+    },
+    model::{Name, Timestamp},
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List the hosts of the cluster
-    #[command(visible_alias = "list", after_help = "Example:\n  overlay node ls")]
+    #[command(visible_alias = "list", after_help = "Example:\n  overlay node ls -o json")]
     Ls,
+    /// Show a host and its endpoints
+    #[command(after_help = "Example:\n  overlay node inspect host2")]
+    Inspect {
+        /// Name of the node
+        name: Name,
+    },
+    /// Let a host take no new containers; those that it has stay
+    #[command(after_help = "\
+Examples:
+  overlay node drain host2
+  overlay node drain host2 --undo")]
+    Drain {
+        /// Name of the node
+        name: Name,
+        /// Let it take containers again
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Take a host out of the cluster that is gone for good
+    #[command(after_help = "\
+Examples:
+  overlay node rm host2
+  overlay node rm host2 --force")]
+    Rm {
+        /// Name of the node
+        name: Name,
+        /// Also if it is up or has containers: these lose their addresses at once
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 impl Command {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
-        let Self::Ls = self;
-        let nodes = client.nodes().await?;
-        out.print(&nodes, |style| table(&nodes, style))
+        match self {
+            Self::Ls => {
+                let nodes = client.nodes().await?;
+                out.print(&nodes, |style| table(&nodes, Timestamp::now(), style))
+            }
+            Self::Inspect { name } => {
+                let node = client.node(&name).await?;
+                out.print(&node, |style| detail(&node, style))
+            }
+            Self::Drain { name, undo } => {
+                let node = client.drain(&name, !undo).await?;
+                out.print(&node, |style| table(std::slice::from_ref(&node), Timestamp::now(), style))
+            }
+            Self::Rm { name, force } => {
+                let removed = client.remove_node(&name, RemoveNode { force }).await?;
+                out.print(&removed, |_| sentence(&removed))
+            }
+        }
     }
 }
 
-pub(super) fn table(nodes: &[NodeView], style: Style) -> String {
+pub(super) fn table(nodes: &[NodeView], now: Timestamp, style: Style) -> String {
+    let passed = |time: Option<Timestamp>| or_dash(time.map(|time| age(ago(time, now))));
     let row = |node: &NodeView| {
         [
             node.name.to_string(),
-            state(node.state),
+            state(node),
+            passed(node.since),
+            passed(node.registered),
             node.vtep.to_string(),
             node.vxlan_port.to_string(),
             node.endpoints.to_string(),
@@ -38,13 +91,53 @@ pub(super) fn table(nodes: &[NodeView], style: Style) -> String {
             yes_or_no(node.local),
         ]
     };
-    style.table(["NAME", "STATE", "VTEP", "PORT", "ENDPOINTS", "VERSION", "LOCAL"], nodes.iter().map(row))
+    let header = ["NAME", "STATE", "FOR", "AGE", "VTEP", "PORT", "ENDPOINTS", "VERSION", "LOCAL"];
+    style.table(header, nodes.iter().map(row))
 }
 
-fn state(state: NodeState) -> String {
-    match state {
+pub(super) fn detail(NodeDetail { node, attachments }: &NodeDetail, style: Style) -> String {
+    let fields = style.fields(&[
+        field("name", &node.name),
+        field("id", &node.id),
+        field("state", &state(node)),
+        field("since", &or_dash(node.since)),
+        field("registered", &or_dash(node.registered)),
+        field("epoch", &node.epoch),
+        field("VTEP", &format!("{}, UDP port {}", node.vtep, node.vxlan_port)),
+        field("agent", &node.version),
+        field("local", &yes_or_no(node.local)),
+    ]);
+    format!("{fields}\n{}", endpoint::table(attachments, style))
+}
+
+pub(super) fn sentence(removed: &RemovedNode) -> String {
+    let RemovedNode { name, collected, is_listed } = removed;
+    let names = collected.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+    let endpoints = if names.is_empty() { String::new() } else { format!(", with its endpoints {names}") };
+    let record = if *is_listed {
+        "; it is listed as gone until it returns or `overlay node rm` is used on it again"
+    } else {
+        ""
+    };
+    format!("{name} removed{endpoints}{record}\n")
+}
+
+fn state(node: &NodeView) -> String {
+    let state = match node.state {
         NodeState::Up => "up",
+        NodeState::Stopped => "stopped",
+        NodeState::Silent => "silent",
         NodeState::Down => "down",
+        NodeState::Gone => "gone",
+    };
+    match node.drain {
+        None => state.to_owned(),
+        Some(Drain::Draining) => format!("{state}, draining"),
+        Some(Drain::Drained) => format!("{state}, drained"),
     }
-    .to_owned()
+}
+
+/// How long ago a moment was; one in the future, by another host's clock, is now.
+fn ago(time: Timestamp, now: Timestamp) -> Duration {
+    if time < now { time.distance(now) } else { Duration::ZERO }
 }

@@ -3,6 +3,7 @@
 use std::{
     fmt::Display,
     io::{self, IsTerminal, Write},
+    time::Duration,
 };
 
 use clap::ValueEnum;
@@ -167,4 +168,15 @@ pub(super) fn yes_or_no(value: bool) -> String {
 
 pub(super) fn or_dash(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// A length of time in its largest unit and the next: `42s`, `5m10s`, `3h20m`, `12d4h`.
+pub(super) fn age(time: Duration) -> String {
+    const UNITS: [(u64, char); 4] = [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')];
+    let seconds = time.as_secs();
+    let Some(largest) = UNITS.iter().position(|(unit, _)| seconds >= *unit) else { return "0s".to_owned() };
+    let (unit, letter) = UNITS[largest];
+    let next = UNITS.get(largest + 1).map(|(next, letter)| (seconds % unit / next, letter));
+    let rest = next.filter(|(count, _)| *count > 0).map(|(count, letter)| format!("{count}{letter}"));
+    format!("{}{letter}{}", seconds / unit, rest.unwrap_or_default())
 }

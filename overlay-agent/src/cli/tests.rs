@@ -9,10 +9,11 @@ use serde_json::json;
 
 use super::{output::Style, *};
 use crate::api::types::{
-    AttachRequest, Counts, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-    LocalEndpointView, MapDump, MapView, NetnsRef, NetworkView, NodeState, NodeView, PolicyView, StaleView,
-    Status, UnderlayView, XdpView,
+    AttachRequest, Counts, CreateNetwork, DetachRequest, DetachResult, Drain, DropView, EndpointView,
+    LocalEndpointView, MapDump, MapView, NetnsRef, NetworkView, NodeDetail, NodeState, NodeView, PolicyView,
+    RemovedNode, StaleView, Status, UnderlayView, XdpView,
 };
+use crate::model::Timestamp;
 
 const PLAIN: Style = Style { colour: false };
 
@@ -296,23 +297,83 @@ fn endpoints_of_one_name_are_shown_one_after_the_other() {
     assert_eq!(shown.matches("\n\nname:").count(), 1);
 }
 
-#[test]
-fn nodes_and_policies_are_tables() {
-    let node = NodeView {
+fn node_view() -> NodeView {
+    NodeView {
         name: "host1".parse().unwrap(),
         state: NodeState::Down,
+        drain: Some(Drain::Draining),
+        since: Some(Timestamp::from_unix(1_000_000 - 310)),
+        registered: Some(Timestamp::from_unix(1_000_000 - 2 * 86_400 - 3 * 3_600 - 5)),
+        epoch: 3,
+        id: "0123".into(),
         vtep: Ipv4Addr::new(192, 0, 2, 1),
         vxlan_port: 4789,
-        endpoints: 2,
+        endpoints: 1,
         version: "0.1.0".into(),
         local: true,
-    };
+    }
+}
+
+#[test]
+fn a_node_is_shown_with_its_endpoints() {
+    let node = NodeView { state: NodeState::Up, drain: None, since: None, ..node_view() };
+    let detail = NodeDetail { node, attachments: vec![endpoint("bbox1")] };
     let expected = lines(
         "
-        |NAME   STATE  VTEP       PORT  ENDPOINTS  VERSION  LOCAL
-        |host1  down   192.0.2.1  4789  2          0.1.0    yes",
+        |name:       host1
+        |id:         0123
+        |state:      up
+        |since:      -
+        |registered: 1970-01-10T10:46:35Z
+        |epoch:      3
+        |VTEP:       192.0.2.1, UDP port 4789
+        |agent:      0.1.0
+        |local:      yes
+        |
+        |NAME   NETWORK  NODE   IP           MAC                IFNAME  ID
+        |bbox1  ov_net1  host1  10.0.0.2/24  02:42:0a:00:00:02  eth0    00112233445566ff",
     );
-    assert_eq!(node::table(&[node], PLAIN), expected);
+    assert_eq!(node::detail(&detail, PLAIN), expected);
+    let json = serde_json::to_value(&detail).unwrap();
+    assert_eq!((&json["state"], &json["endpoints"]), (&json!("up"), &json!(1)));
+    assert_eq!(json["attachments"][0]["name"], "bbox1");
+}
+
+#[test]
+fn removing_a_node_says_what_went_with_it_and_whether_it_is_still_listed() {
+    let removed = |collected: &[&str], is_listed| RemovedNode {
+        name: "host2".parse().unwrap(),
+        collected: collected.iter().map(|name| name.parse().unwrap()).collect(),
+        is_listed,
+    };
+    assert_eq!(node::sentence(&removed(&[], false)), "host2 removed\n");
+    assert_eq!(
+        node::sentence(&removed(&["a", "b"], true)),
+        "host2 removed, with its endpoints a, b; it is listed as gone until it returns or `overlay node rm` is used \
+         on it again\n"
+    );
+}
+
+#[rstest]
+#[case(0, "0s")]
+#[case(59, "59s")]
+#[case(60, "1m")]
+#[case(310, "5m10s")]
+#[case(86_399, "23h59m")]
+#[case(86_400 * 400 + 3_600, "400d1h")]
+fn ages_have_two_units(#[case] seconds: u64, #[case] expected: &str) {
+    assert_eq!(output::age(Duration::from_secs(seconds)), expected);
+}
+
+#[test]
+fn nodes_and_policies_are_tables() {
+    let expected = lines(
+        "
+        |NAME   STATE           FOR    AGE   VTEP       PORT  ENDPOINTS  VERSION  LOCAL
+        |host1  down, draining  5m10s  2d3h  192.0.2.1  4789  1          0.1.0    yes",
+    );
+    let now = Timestamp::from_unix(1_000_000);
+    assert_eq!(node::table(&[node_view()], now, PLAIN), expected);
 
     let policy = PolicyView { from: "a".parse().unwrap(), to: "b".parse().unwrap(), action: "allow".into() };
     assert_eq!(policy::table(&[policy], PLAIN), "FROM  TO  ACTION\na     b   allow\n");

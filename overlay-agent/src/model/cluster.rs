@@ -41,6 +41,8 @@ pub struct Cluster {
     pub alive: BTreeSet<Name>,
     /// Endpoints by identity.
     pub endpoints: BTreeMap<EndpointId, Versioned<Endpoint>>,
+    /// What is kept of collected endpoints, by node and identity.
+    pub collected: BTreeMap<(Name, EndpointId), Versioned<Endpoint>>,
     /// Claims on addresses, by network.
     pub addresses: BTreeMap<Name, BTreeMap<Ipv4Addr, Versioned<Address>>>,
     /// Claims on endpoint names, by network and name.
@@ -90,6 +92,16 @@ impl Cluster {
     /// The endpoints of a network, on all nodes.
     pub fn endpoints_of<'a>(&'a self, network: &'a Name) -> impl Iterator<Item = &'a Endpoint> {
         self.endpoints.values().map(|e| &e.record).filter(move |e| e.network == *network)
+    }
+
+    /// The endpoints of a node, in all networks.
+    pub fn endpoints_on<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = &'a Versioned<Endpoint>> {
+        self.endpoints.values().filter(move |e| e.record.node == *node)
+    }
+
+    /// What is kept of a node's collected endpoints.
+    pub fn collected_on<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = &'a Versioned<Endpoint>> {
+        self.collected.iter().filter(move |((of, _), _)| of == node).map(|(_, endpoint)| endpoint)
     }
 
     /// The endpoint with this name in this network.
@@ -148,6 +160,12 @@ impl Cluster {
                 }
                 self.endpoints.insert(id, Versioned { record, revision });
             }
+            Key::Collected(node, id) => {
+                let record: Endpoint = parse(entry)?;
+                check_same(&record.node, &node)?;
+                check_same(&record.id, &id)?;
+                self.collected.insert((node, id), Versioned { record, revision });
+            }
             Key::EndpointName(network, name) => drop(self.endpoint_names.insert((network, name), revision)),
             Key::Address(network, ip) => {
                 let record: Address = parse(entry)?;
@@ -174,6 +192,7 @@ impl Cluster {
                     self.endpoints.remove(&id);
                 }
             }
+            Key::Collected(node, id) => drop(self.collected.remove(&(node, id))),
             Key::EndpointName(network, name) => drop(self.endpoint_names.remove(&(network, name))),
             Key::Address(network, ip) => {
                 if let Some(claims) = self.addresses.get_mut(&network) {
@@ -238,6 +257,7 @@ mod tests {
             ("overlay/v1/alive/host1", json!({"id": "x"})),
             (ENDPOINT, endpoint("blue", "00112233445566ff")),
             ("overlay/v1/endpoints/red/aabbccddeeff0011", endpoint("red", "aabbccddeeff0011")),
+            ("overlay/v1/collected/host1/0123456789abcdef", endpoint("blue", "0123456789abcdef")),
             ("overlay/v1/names/blue/web", json!("00112233445566ff")),
             ("overlay/v1/addresses/blue/10.0.0.2", json!({"state": "held", "endpoint": "00112233445566ff"})),
             ("overlay/v1/addresses/blue/10.0.0.3", json!({"state": "released"})),
@@ -274,7 +294,7 @@ mod tests {
         assert_eq!((cluster.nodes.len(), cluster.alive.len()), (1, 1));
         assert_eq!((cluster.endpoints.len(), cluster.endpoint_names.len()), (2, 1));
         assert_eq!(cluster.addresses.values().map(BTreeMap::len).sum::<usize>(), 3);
-        assert_eq!(cluster.policies.len(), 1);
+        assert_eq!((cluster.collected.len(), cluster.policies.len()), (1, 1));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! overlay/v1/nodes/<node>                    Node
 //! overlay/v1/alive/<node>                    NodeAlive, leased
 //! overlay/v1/endpoints/<network>/<id>        Endpoint
+//! overlay/v1/collected/<node>/<id>           Endpoint that was collected, for its node should it return
 //! overlay/v1/names/<network>/<endpoint>      id of the endpoint that claimed the name
 //! overlay/v1/addresses/<network>/<ipv4>      Address
 //! overlay/v1/macs/<network>/<mac>            id of the endpoint that claimed it
@@ -42,6 +43,8 @@ pub enum Key {
     Alive(Name),
     /// An endpoint's record.
     Endpoint(Name, EndpointId),
+    /// What is kept of an endpoint that was collected, by its node.
+    Collected(Name, EndpointId),
     /// The claim on an endpoint name.
     EndpointName(Name, Name),
     /// The claim on an address.
@@ -64,6 +67,7 @@ impl std::fmt::Display for Key {
             Self::Node(name) => write!(f, "{ROOT}nodes/{name}"),
             Self::Alive(name) => write!(f, "{ROOT}alive/{name}"),
             Self::Endpoint(network, id) => write!(f, "{ROOT}endpoints/{network}/{id}"),
+            Self::Collected(node, id) => write!(f, "{ROOT}collected/{node}/{id}"),
             Self::EndpointName(network, name) => write!(f, "{ROOT}names/{network}/{name}"),
             Self::Address(network, ip) => write!(f, "{ROOT}addresses/{network}/{ip}"),
             Self::Mac(network, mac) => write!(f, "{ROOT}macs/{network}/{mac}"),
@@ -94,6 +98,7 @@ impl std::str::FromStr for Key {
             ["nodes", name] => Self::Node(part(name)?),
             ["alive", name] => Self::Alive(part(name)?),
             ["endpoints", network, id] => Self::Endpoint(part(network)?, part(id)?),
+            ["collected", node, id] => Self::Collected(part(node)?, part(id)?),
             ["names", network, name] => Self::EndpointName(part(network)?, part(name)?),
             ["addresses", network, ip] => Self::Address(part(network)?, part(ip)?),
             ["macs", network, mac] => Self::Mac(part(network)?, part(mac)?),
@@ -119,6 +124,7 @@ mod tests {
     #[case("overlay/v1/nodes/host1")]
     #[case("overlay/v1/alive/host1")]
     #[case("overlay/v1/endpoints/ov_net1/00112233445566ff")]
+    #[case("overlay/v1/collected/host1/00112233445566ff")]
     #[case("overlay/v1/names/ov_net1/bbox1")]
     #[case("overlay/v1/addresses/ov_net1/10.0.0.2")]
     #[case("overlay/v1/macs/ov_net1/02:42:0a:00:00:02")]

@@ -6,17 +6,20 @@
 //! * [`time`]: wall-clock times in records
 //! * [`cluster`]: all of it together, parsed, as one agent knows it
 //! * [`journal`]: what changed in it lately
+//! * [`standing`]: what it says of a node's life
 
 pub mod cluster;
 pub mod journal;
 pub mod keys;
 pub mod name;
 pub mod records;
+pub mod standing;
 pub mod time;
 
 pub use cluster::Cluster;
 pub use name::{InvalidName, Name};
 pub use records::{
-    Address, ClusterRecord, Endpoint, EndpointId, Network, NetworkState, Node, NodeAlive, Policy,
+    Address, ClusterRecord, Endpoint, EndpointId, Life, Network, NetworkState, Node, NodeAlive, Policy,
 };
+pub use standing::Standing;
 pub use time::Timestamp;

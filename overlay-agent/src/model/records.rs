@@ -190,6 +190,45 @@ pub struct Node {
     pub vxlan_port: u16,
     /// Version of its agent.
     pub version: String,
+    /// Rises by one at each registration: tells a node that came back from one that never left.
+    #[serde(default)]
+    pub epoch: u64,
+    /// When this identity first registered under the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered: Option<Timestamp>,
+    /// What its agent, or who took it out of the cluster, last said of its life.
+    #[serde(default)]
+    pub life: Life,
+    /// When that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Since when it takes no new endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Timestamp>,
+}
+
+/// What a node's record says of its life. Whether it lives just now its sign of life tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Life {
+    /// It registered and did not say goodbye.
+    #[default]
+    Running,
+    /// Its agent said goodbye. Its data path goes on.
+    Stopped,
+    /// It was away for too long, so its endpoints were collected. The record tells its agent, should it
+    /// return, that this was no accident of the store.
+    Collected,
+    /// Somebody removed it, and its endpoints with it.
+    Removed,
+}
+
+impl Life {
+    /// Whether it was taken out of the cluster.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Collected | Self::Removed)
+    }
 }
 
 /// A running agent's sign of life: vanishes with its lease.

@@ -20,13 +20,15 @@ use overlay_common::{
 };
 
 use super::tables::{RouteTarget, Tables};
-use crate::model::{Cluster, Endpoint, EndpointId, Name, Network, Node};
+use crate::model::{Cluster, Endpoint, EndpointId, Name, Network, Node, Standing};
 
 /// What only this host knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Local {
     /// Its name.
     pub node: Name,
+    /// Nodes that count as down, as far as they have not said goodbye.
+    pub down: BTreeSet<Name>,
     /// The underlay device.
     pub underlay: Underlay,
     /// The slow path's device.
@@ -92,21 +94,20 @@ pub fn desired(cluster: &Cluster, local: &Local) -> Tables {
 /// The content without any container's entries, and what those of containers on other hosts are made from.
 pub(super) fn ground(cluster: &Cluster, local: &Local) -> (Tables, Basis) {
     let networks: BTreeMap<&Name, &Network> = cluster.networks.iter().map(|(n, v)| (n, &v.record)).collect();
-    let remote_nodes: Vec<&Node> =
-        cluster.nodes.values().map(|n| &n.record).filter(|n| n.name != local.node).collect();
-    let indices = assign_indices(&remote_nodes, &local.vtep_indices);
+    let nodes = reachable_nodes(cluster, &local.node, &local.down);
+    let indices = assign_indices(nodes.values().copied(), &local.vtep_indices);
     let mut tables = Tables { config: config(local), ..Tables::default() };
     for network in networks.values() {
         add_network(&mut tables, network, local);
     }
-    for node in &remote_nodes {
+    for node in nodes.values() {
         tables.vteps.insert(indices[&node.vtep], vtep_entry(node, local));
         tables.vtep_members.insert(member(vtep::ANY_NETWORK, node.vtep), 1);
     }
     add_policies(&mut tables, cluster, &networks);
-    let place = |node: &&Node| (node.name.clone(), (node.vtep, indices[&node.vtep]));
+    let place = |(name, node): (&&Name, &&Node)| ((*name).clone(), (node.vtep, indices[&node.vtep]));
     let basis = Basis {
-        nodes: remote_nodes.iter().map(place).collect(),
+        nodes: nodes.iter().map(place).collect(),
         vnis: networks.iter().map(|(name, network)| ((*name).clone(), network.vni.get())).collect(),
         policies: cluster.policies.keys().cloned().collect(),
     };
@@ -116,7 +117,7 @@ pub(super) fn ground(cluster: &Cluster, local: &Local) -> (Tables, Basis) {
 /// All that the entries of a container on another host are made from, but its own record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Basis {
-    /// VTEP address and index of each other host.
+    /// VTEP address and index of each other host that packets may go to.
     nodes: BTreeMap<Name, (Ipv4Addr, u32)>,
     vnis: BTreeMap<Name, u32>,
     policies: BTreeSet<(Name, Name)>,
@@ -158,6 +159,25 @@ impl Remote {
         tables.neigh.insert(self.neigh.0, self.neigh.1);
         tables.vtep_members.extend(self.members.iter().map(|key| (*key, 1)));
     }
+}
+
+/// The other nodes that packets may go to and come from. The endpoints of the rest are withdrawn: one that
+/// is down or gone does not answer, and one whose address another has by now must not be mistaken for it.
+#[must_use]
+pub fn reachable_nodes<'a>(
+    cluster: &'a Cluster,
+    here: &Name,
+    down: &BTreeSet<Name>,
+) -> BTreeMap<&'a Name, &'a Node> {
+    let is_reachable = |node: &Node| match cluster.standing(node) {
+        Standing::Up => true,
+        Standing::Stopped => !cluster.address_was_taken(node),
+        Standing::Silent => !down.contains(&node.name) && !cluster.address_was_taken(node),
+        Standing::Gone => false,
+    };
+    let others =
+        cluster.nodes.iter().map(|(name, node)| (name, &node.record)).filter(|(name, _)| *name != here);
+    others.filter(|(_, node)| is_reachable(node)).collect()
 }
 
 fn config(local: &Local) -> Config {
@@ -232,7 +252,10 @@ fn vtep_entry(node: &Node, local: &Local) -> Vtep {
 }
 
 /// Keeps the indices that are in use and gives new VTEPs the lowest ones that no entry may still refer to.
-fn assign_indices(nodes: &[&Node], in_use: &BTreeMap<Ipv4Addr, u32>) -> BTreeMap<Ipv4Addr, u32> {
+fn assign_indices<'a>(
+    nodes: impl Iterator<Item = &'a Node>,
+    in_use: &BTreeMap<Ipv4Addr, u32>,
+) -> BTreeMap<Ipv4Addr, u32> {
     let taken: BTreeSet<u32> = in_use.values().copied().collect();
     let mut free = (1u32..).filter(|index| !taken.contains(index));
     let mut indices = BTreeMap::new();

@@ -16,10 +16,13 @@ use overlay_common::{
     vtep::VtepMemberKey,
 };
 use proptest::prelude::*;
+use rstest::rstest;
 
 use super::{Ledger, Local, Plan, RouteTarget, Tables, desired, desired::Underlay};
 use crate::{
-    model::{Cluster, Endpoint, EndpointId, Name, Network, NetworkState, Node, Policy, cluster::Versioned},
+    model::{
+        Cluster, Endpoint, EndpointId, Life, Name, Network, NetworkState, Node, Policy, cluster::Versioned,
+    },
     store::Revision,
 };
 
@@ -49,8 +52,22 @@ impl Draft {
             vtep: vtep(host),
             vxlan_port: 4789,
             version: String::new(),
+            epoch: 1,
+            registered: None,
+            life: Life::Running,
+            since: None,
+            draining: None,
         };
+        self.0.alive.insert(record.name.clone());
         self.0.nodes.insert(record.name.clone(), versioned(record));
+        self
+    }
+
+    /// A node's agent ends: in order, or not.
+    fn ended(mut self, host: u8, life: Life) -> Self {
+        let name = name(&format!("host{host}"));
+        self.0.alive.remove(&name);
+        self.0.nodes.get_mut(&name).unwrap().record.life = life;
         self
     }
 
@@ -103,6 +120,7 @@ impl Draft {
         let mine = self.0.endpoints.values().filter(|e| e.record.node == name("host1"));
         Local {
             node: name("host1"),
+            down: BTreeSet::new(),
             underlay: Underlay {
                 ifindex: 2,
                 mac: Mac([2, 0, 0, 0, 0, HERE]),
@@ -161,6 +179,69 @@ fn a_host_may_send_under_a_vni_if_it_has_an_endpoint_there_or_one_that_policy_le
     assert!(allowed.vtep_members.contains_key(&member(257)));
     let idle = two_hosts().tables();
     assert_eq!(idle.vtep_members.keys().copied().collect::<Vec<_>>(), [member(0)]);
+}
+
+/// Whether tables hold anything of host 2 or of its endpoint 10.0.0.3.
+fn mention_host2(tables: &Tables) -> bool {
+    let vtep = vtep(2).octets();
+    let parts = [
+        tables.fdb.contains_key(&fdb_key(256, "10.0.0.3")),
+        tables.neigh.contains_key(&NeighKey { vni: 256, ipv4: [10, 0, 0, 3] }),
+        tables.vteps.values().any(|v| v.header.ip.dst == vtep),
+        tables.vtep_members.keys().any(|key| key.vtep_addr == vtep),
+    ];
+    assert!(parts.iter().all(|part| *part == parts[0]), "half of it: {parts:?}");
+    parts[0]
+}
+
+#[rstest]
+#[case::up(None, false, true)]
+#[case::up_whatever_was_thought_of_it(None, true, true)]
+#[case::stopped(Some(Life::Stopped), true, true)]
+#[case::silent(Some(Life::Running), false, true)]
+#[case::down(Some(Life::Running), true, false)]
+#[case::collected(Some(Life::Collected), false, false)]
+#[case::removed(Some(Life::Removed), false, false)]
+fn endpoints_of_a_node_that_is_down_or_gone_are_withdrawn(
+    #[case] ended: Option<Life>,
+    #[case] counts_as_down: bool,
+    #[case] expected: bool,
+) {
+    let draft = two_hosts().endpoint(1, 256, "10.0.0.2").endpoint(2, 256, "10.0.0.3");
+    let draft = match ended {
+        None => draft,
+        Some(life) => draft.ended(2, life),
+    };
+    let down = counts_as_down.then(|| name("host2")).into_iter().collect();
+    let tables = desired(&draft.0, &Local { down, ..draft.local() });
+    assert_eq!(mention_host2(&tables), expected);
+    assert!(tables.fdb.contains_key(&fdb_key(256, "10.0.0.2")), "what is here stays");
+}
+
+#[rstest]
+fn a_node_whose_address_another_has_by_now_is_withdrawn(#[values(Life::Stopped, Life::Running)] life: Life) {
+    let draft = two_hosts().node(3).endpoint(2, 256, "10.0.0.3").endpoint(3, 256, "10.0.0.4").ended(2, life);
+    assert!(mention_host2(&draft.tables()));
+    let mut draft = draft;
+    draft.0.nodes.get_mut(&name("host3")).unwrap().record.vtep = vtep(2);
+    let tables = draft.tables();
+    assert!(!tables.fdb.contains_key(&fdb_key(256, "10.0.0.3")));
+    assert!(tables.fdb.contains_key(&fdb_key(256, "10.0.0.4")));
+}
+
+#[test]
+fn a_node_that_returns_with_another_address_replaces_its_old_one() {
+    let mut draft = two_hosts().endpoint(2, 256, "10.0.0.3");
+    let before = draft.tables();
+    let vtep_indices = before.vteps.iter().map(|(i, v)| (v.header.ip.dst.into(), *i)).collect();
+    draft.0.nodes.get_mut(&name("host2")).unwrap().record.vtep = vtep(9);
+    let after = desired(&draft.0, &Local { vtep_indices, ..draft.local() });
+    let old = vtep(2).octets();
+    assert!(after.vteps.values().all(|v| v.header.ip.dst != old));
+    assert!(after.vtep_members.keys().all(|key| key.vtep_addr != old));
+    let (was, is) = (before.fdb[&fdb_key(256, "10.0.0.3")], after.fdb[&fdb_key(256, "10.0.0.3")]);
+    assert_ne!(was.vtep, is.vtep, "an index never changes its meaning while it is in use");
+    assert_eq!(is, FdbEntry::remote(is.vtep, vtep(9).octets()));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::{
     Context, Result, ServiceError,
     claim::{claim, release},
     endpoints::{inspect, is_in, is_local, with_prefix},
+    nodes::open_node,
 };
 use crate::{
     api::types::{AttachRequest, AttachResult, CniInterface, CniIp, CniRoute, NetnsRef},
@@ -26,6 +27,7 @@ const CNI_VERSION: &str = "1.1.0";
 /// only then lets the container send.
 pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -> Result<AttachResult> {
     check_mac(request.mac)?;
+    open_node(&context.cluster(), &context.config.node)?;
     let ns = netns::resolve(&request.netns)?;
     let network = context.network(network)?;
     let id = EndpointId::random();

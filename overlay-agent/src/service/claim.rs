@@ -4,10 +4,12 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use overlay_common::mac::Mac;
 
-use super::{ATTEMPTS, Context, Result, ServiceError, attach::Plan};
+use super::{ATTEMPTS, Context, Result, ServiceError, attach::Plan, nodes::open_node};
 use crate::{
     ipam::{self, Choice, IpamError, Rest},
-    model::{Address, Cluster, Endpoint, Name, Network, NetworkState, Timestamp, keys::Key},
+    model::{
+        Address, Cluster, Endpoint, Name, Network, NetworkState, Timestamp, cluster::Versioned, keys::Key,
+    },
     netns::NetnsHandle,
     store::{Outcome, Revision, Store, StoreError, Transaction},
 };
@@ -22,13 +24,15 @@ pub(super) async fn claim(
     let name = plan.endpoint_name();
     for _ in 0..ATTEMPTS {
         let cluster = context.cluster();
+        let node = open_node(&cluster, &context.config.node)?;
         let network = context.network(network)?;
         check_open(&network.record)?;
         if cluster.endpoint_names.contains_key(&(network.record.name.clone(), name.clone())) {
             return Err(name_taken(&network.record.name, &name));
         }
         let rest = Rest { now: Timestamp::now(), time: context.config.address_rest };
-        let choice = choose_address(&cluster, &network.record, plan.ip, rest)?;
+        let choice = choose_address(&cluster, &network.record, plan.ip, rest)
+            .map_err(|e| address_refused(&cluster, e))?;
         let endpoint = Endpoint {
             id: plan.id.clone(),
             network: network.record.name.clone(),
@@ -40,12 +44,13 @@ pub(super) async fn claim(
             netns: ns.path().display().to_string(),
         };
         check_mac_free(&cluster, &network.record, &endpoint)?;
-        match context.store.commit(claiming(&endpoint, network.revision, &choice)).await? {
+        let transaction = claiming(Transaction::new(), &endpoint, node, network.revision, &choice);
+        match context.store.commit(transaction).await? {
             Outcome::Committed(revision) => return Ok((endpoint, revision)),
             Outcome::Conflict(key) if matches!(key.parse(), Ok(Key::EndpointName(..))) => {
                 return Err(name_taken(&network.record.name, &name));
             }
-            // Another host was quicker with the address, or changed the network: look again.
+            // Another host was quicker with the address, or changed the network or this node: look again.
             Outcome::Conflict(_) => context.catch_up(cluster.revision).await,
         }
     }
@@ -62,14 +67,75 @@ pub(crate) async fn release(
     endpoint: &Endpoint,
     revision: Revision,
 ) -> std::result::Result<Outcome, StoreError> {
+    store.commit(releasing(endpoint, revision)).await
+}
+
+/// The transaction that takes an endpoint out of the store, if it is still as it was at `revision`.
+pub(super) fn releasing(endpoint: &Endpoint, revision: Revision) -> Transaction {
     let network = &endpoint.network;
     let released = Address::Released { at: Some(Timestamp::now()) };
-    let transaction = Transaction::new()
+    Transaction::new()
         .delete_unchanged(Key::Endpoint(network.clone(), endpoint.id.clone()), revision)
         .delete(Key::EndpointName(network.clone(), endpoint.name.clone()))
         .delete(Key::Mac(network.clone(), endpoint.mac))
-        .put(Key::Address(network.clone(), endpoint.ipv4), &released);
-    store.commit(transaction).await
+        .put(Key::Address(network.clone(), endpoint.ipv4), &released)
+}
+
+/// What came of claiming again what was collected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reclaim {
+    /// All is as it was.
+    Claimed,
+    /// The network or the node was changed meanwhile: look again.
+    Later,
+    /// Somebody else has some of it.
+    Taken(String),
+}
+
+/// Claims name, addresses and identity of a collected endpoint again, in one transaction.
+///
+/// # Errors
+/// If the store does not answer.
+pub(crate) async fn reclaim(
+    store: &dyn Store,
+    cluster: &Cluster,
+    collected: &Versioned<Endpoint>,
+) -> std::result::Result<Reclaim, StoreError> {
+    let Versioned { record: endpoint, revision } = collected;
+    let Some(network) = cluster.networks.get(&endpoint.network) else {
+        return Ok(Reclaim::Taken(format!("network {} was removed", endpoint.network)));
+    };
+    let Some(node) = cluster.nodes.get(&endpoint.node) else { return Ok(Reclaim::Later) };
+    let rest = Rest { now: Timestamp::now(), time: std::time::Duration::ZERO };
+    let choice = match choose_address(cluster, &network.record, Some(endpoint.ipv4), rest) {
+        Ok(choice) => choice,
+        Err(e) => return Ok(Reclaim::Taken(no_address(cluster, &e))),
+    };
+    let kept = Key::Collected(endpoint.node.clone(), endpoint.id.clone());
+    // First: if it is no longer kept, whatever else is in the way may be this very endpoint.
+    let transaction = Transaction::new().delete_unchanged(kept, *revision);
+    let transaction = claiming(transaction, endpoint, node.revision, network.revision, &choice);
+    Ok(match store.commit(transaction).await? {
+        Outcome::Committed(_) => Reclaim::Claimed,
+        Outcome::Conflict(key) => match key.parse() {
+            Ok(Key::EndpointName(_, name)) => Reclaim::Taken(format!("another endpoint is called {name}")),
+            Ok(Key::Mac(_, mac)) => Reclaim::Taken(format!("another endpoint has the MAC {mac}")),
+            _ => Reclaim::Later,
+        },
+    })
+}
+
+/// Forgets an endpoint that was collected.
+///
+/// # Errors
+/// If the store does not answer.
+pub(crate) async fn forget_collected(
+    store: &dyn Store,
+    collected: &Versioned<Endpoint>,
+) -> std::result::Result<(), StoreError> {
+    let Versioned { record, revision } = collected;
+    let key = Key::Collected(record.node.clone(), record.id.clone());
+    store.commit(Transaction::new().delete_unchanged(key, *revision)).await.map(drop)
 }
 
 fn check_open(network: &Network) -> Result<()> {
@@ -86,19 +152,28 @@ fn choose_address(
     network: &Network,
     wanted: Option<Ipv4Addr>,
     rest: Rest,
-) -> Result<Choice> {
+) -> std::result::Result<Choice, IpamError> {
     let none = BTreeMap::new();
-    let claims = cluster.addresses.get(&network.name).unwrap_or(&none);
-    ipam::choose(network, claims, wanted, rest).map_err(|e| match e {
+    ipam::choose(network, cluster.addresses.get(&network.name).unwrap_or(&none), wanted, rest)
+}
+
+/// The sentence that an address is another's, with its name where it has one.
+fn no_address(cluster: &Cluster, error: &IpamError) -> String {
+    match error {
         IpamError::Held { ip, network, endpoint } => {
             let holder =
-                cluster.endpoints.get(&endpoint).map_or(endpoint.to_string(), |e| e.record.name.to_string());
-            ServiceError::Conflict(format!(
-                "address {ip} of {network} belongs to {holder}: choose another with --ip"
-            ))
+                cluster.endpoints.get(endpoint).map_or(endpoint.to_string(), |e| e.record.name.to_string());
+            format!("address {ip} of {network} belongs to {holder}")
         }
-        other => other.into(),
-    })
+        other => other.to_string(),
+    }
+}
+
+fn address_refused(cluster: &Cluster, error: IpamError) -> ServiceError {
+    if matches!(error, IpamError::Held { .. }) {
+        return ServiceError::Conflict(format!("{}: choose another with --ip", no_address(cluster, &error)));
+    }
+    error.into()
 }
 
 /// One MAC address leads to one container: the forwarding database has one entry for it.
@@ -123,11 +198,19 @@ fn name_taken(network: &Name, name: &Name) -> ServiceError {
     ServiceError::Conflict(format!("{network} has an endpoint {name} already: choose another with --name"))
 }
 
-fn claiming(endpoint: &Endpoint, network_revision: Revision, choice: &Choice) -> Transaction {
+/// Adds what makes an endpoint, if its node's record and its network's have not changed.
+fn claiming(
+    transaction: Transaction,
+    endpoint: &Endpoint,
+    node: Revision,
+    network_revision: Revision,
+    choice: &Choice,
+) -> Transaction {
     let network = &endpoint.network;
     let address = Key::Address(network.clone(), endpoint.ipv4);
     let held = Address::Held { endpoint: endpoint.id.clone() };
-    let transaction = Transaction::new()
+    let transaction = transaction
+        .unchanged(Key::Node(endpoint.node.clone()), node)
         .unchanged(Key::Network(network.clone()), network_revision)
         .create(Key::EndpointName(network.clone(), endpoint.name.clone()), &endpoint.id)
         .create(Key::Mac(network.clone(), endpoint.mac), &endpoint.id)

@@ -23,6 +23,11 @@ pub fn of_network(context: &Context, network: &Name) -> Result<Vec<EndpointView>
     views_of(context, |e| e.network == *network)
 }
 
+/// The endpoints of a node.
+pub fn of_node(context: &Context, node: &Name) -> Result<Vec<EndpointView>> {
+    views_of(context, |e| e.node == *node)
+}
+
 /// The endpoints with this name or id.
 pub fn inspect(context: &Context, name_or_id: &str) -> Result<Vec<EndpointView>> {
     let found = views_of(context, |e| e.name.as_str() == name_or_id || e.id.as_str() == name_or_id)?;

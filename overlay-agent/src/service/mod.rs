@@ -8,17 +8,20 @@
 //! * [`claim`]: names and addresses, decided by the store
 //! * [`export`]: the cluster's state as a document
 //! * [`verify`]: what is not as it should be
+//! * [`nodes`], [`retire`]: nodes that come and go
 //! * [`endpoints`], [`views`]: what there is to see
 
 mod attach;
-mod claim;
+pub(crate) mod claim;
 mod detach;
 mod endpoints;
 mod error;
 mod export;
 mod networks;
+mod nodes;
 mod policies;
 mod progress;
+pub(crate) mod retire;
 mod verify;
 mod views;
 
@@ -34,10 +37,10 @@ pub use error::ServiceError;
 pub use progress::InProgress;
 
 use crate::{
-    agent::{mirror::Mirror, outbox::Outbox, reconciler, repairs::Repairs},
+    agent::{mirror::Mirror, outbox::Outbox, presence::Absences, reconciler, repairs::Repairs},
     api::types::{
         AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-        MapDump, MapView, NetworkView, NodeView, PolicyView, Status,
+        MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, RemovedNode, Status,
     },
     config::Config,
     datapath::Datapath,
@@ -63,6 +66,8 @@ pub struct Context {
     pub outbox: Arc<Outbox>,
     /// Why the last sign of life could not be given.
     pub sign_of_life: watch::Receiver<Option<String>>,
+    /// Which nodes count as down.
+    pub absences: watch::Receiver<Absences>,
     /// The kernel's devices.
     pub netlink: Netlink,
     /// The kernel side, to read counters and maps.
@@ -187,7 +192,24 @@ impl Service {
 
     /// All nodes.
     pub async fn nodes(&self) -> Result<Vec<NodeView>> {
-        Ok(views::nodes(&self.context))
+        Ok(nodes::list(&self.context))
+    }
+
+    /// One node with its endpoints.
+    pub async fn node(&self, name: &Name) -> Result<NodeDetail> {
+        nodes::inspect(&self.context, name)
+    }
+
+    /// Lets a node take no new endpoints, or take them again.
+    pub async fn drain(&self, name: &Name, drain: bool) -> Result<NodeView> {
+        let name = name.clone();
+        self.change(async move |context| nodes::drain(&context, &name, drain).await).await
+    }
+
+    /// Takes a node out of the cluster; by force with its endpoints, and although it runs.
+    pub async fn remove_node(&self, name: &Name, force: bool) -> Result<RemovedNode> {
+        let name = name.clone();
+        self.change(async move |context| nodes::remove(&context, &name, force).await).await
     }
 
     /// All policies.

@@ -1,6 +1,9 @@
-//! What there is to see of nodes, the agent, drops and maps.
+//! What there is to see of the agent, drops and maps.
 
-use std::{collections::BTreeMap, time::UNIX_EPOCH};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::UNIX_EPOCH,
+};
 
 use overlay_common::{
     stats::{DropCount, DropKey},
@@ -10,27 +13,11 @@ use overlay_common::{
 use super::{Context, Result, ServiceError};
 use crate::{
     agent::lock,
-    api::types::{Counts, DropView, MapDump, MapView, NodeState, NodeView, StaleView, Status, UnderlayView},
+    api::types::{Counts, DropView, MapDump, MapView, StaleView, Status, UnderlayView},
     datapath::dump::{self, Description},
     model::{Cluster, Endpoint, Name},
     store::Failure,
 };
-
-/// All nodes.
-pub fn nodes(context: &Context) -> Vec<NodeView> {
-    let cluster = context.cluster();
-    let state = |name: &Name| if cluster.alive.contains(name) { NodeState::Up } else { NodeState::Down };
-    let view = |node: &crate::model::Node| NodeView {
-        name: node.name.clone(),
-        state: state(&node.name),
-        vtep: node.vtep,
-        vxlan_port: node.vxlan_port,
-        endpoints: cluster.endpoints.values().filter(|e| e.record.node == node.name).count(),
-        version: node.version.clone(),
-        local: node.name == context.config.node,
-    };
-    cluster.nodes.values().map(|n| view(&n.record)).collect()
-}
 
 /// The agent.
 pub fn status(context: &Context) -> Status {
@@ -63,8 +50,13 @@ pub fn status(context: &Context) -> Status {
         reconcile_error: report.error,
         quarantined: cluster.quarantined.clone(),
         pin_dir: context.config.paths.maps(),
-        warnings: context.warnings.iter().cloned().chain(context.mirror.notices()).collect(),
+        warnings: warnings(context, report.lost),
     }
+}
+
+/// What is not as it should be, and what was lost.
+fn warnings(context: &Context, lost: BTreeSet<String>) -> Vec<String> {
+    context.warnings.iter().cloned().chain(context.mirror.notices()).chain(lost).collect()
 }
 
 fn store_error(context: &Context) -> Option<String> {

@@ -136,9 +136,8 @@ impl Transaction {
 
     /// Writes `value` as JSON if the key does not exist.
     #[must_use]
-    pub fn create<T: serde::Serialize>(mut self, key: impl ToString, value: &T) -> Self {
-        self.conditions.push(Condition::Absent(key.to_string()));
-        self.put(key, value)
+    pub fn create<T: serde::Serialize>(self, key: impl ToString, value: &T) -> Self {
+        self.absent(key.to_string()).put(key, value)
     }
 
     /// Writes `value` as JSON if the key was last written at `revision`.
@@ -168,6 +167,13 @@ impl Transaction {
     #[must_use]
     pub fn delete(mut self, key: impl ToString) -> Self {
         self.operations.push(Operation::Delete(key.to_string()));
+        self
+    }
+
+    /// Requires that there is no such key.
+    #[must_use]
+    pub fn absent(mut self, key: impl ToString) -> Self {
+        self.conditions.push(Condition::Absent(key.to_string()));
         self
     }
 

@@ -169,6 +169,7 @@ mod tests {
         };
         Local {
             node: "host1".parse().unwrap(),
+            down: std::collections::BTreeSet::new(),
             underlay,
             tunnel_ifindex: 3,
             vxlan_port: 4789,

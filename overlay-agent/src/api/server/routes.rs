@@ -15,7 +15,8 @@ use super::reply::{Body, Failure, Params};
 use crate::{
     api::types::{
         AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-        MapDump, MapView, NetworkView, NodeView, PolicyView, STALE_HEADER, Status,
+        MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, RemoveNode, RemovedNode,
+        STALE_HEADER, Status,
     },
     model::Name,
     service::Service,
@@ -36,6 +37,8 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/endpoints/{endpoint}", get(endpoint))
         .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{node}", get(node).delete(remove_node))
+        .route("/v1/nodes/{node}/drain", put(drain).delete(undrain))
         .route("/v1/policies", get(policies))
         .route("/v1/policies/{a}/{b}", put(allow).delete(deny))
         .route("/v1/status", get(status))
@@ -107,6 +110,26 @@ async fn endpoint(State(service): State<Agent>, Params(endpoint): Params<Name>) 
 
 async fn nodes(State(service): State<Agent>) -> Answer<Vec<NodeView>> {
     Ok(Json(service.nodes().await?))
+}
+
+async fn node(State(service): State<Agent>, Params(node): Params<Name>) -> Answer<NodeDetail> {
+    Ok(Json(service.node(&node).await?))
+}
+
+async fn remove_node(
+    State(service): State<Agent>,
+    Params(node): Params<Name>,
+    Body(request): Body<RemoveNode>,
+) -> Answer<RemovedNode> {
+    Ok(Json(service.remove_node(&node, request.force).await?))
+}
+
+async fn drain(State(service): State<Agent>, Params(node): Params<Name>) -> Answer<NodeView> {
+    Ok(Json(service.drain(&node, true).await?))
+}
+
+async fn undrain(State(service): State<Agent>, Params(node): Params<Name>) -> Answer<NodeView> {
+    Ok(Json(service.drain(&node, false).await?))
 }
 
 async fn policies(State(service): State<Agent>) -> Answer<Vec<PolicyView>> {
