@@ -333,6 +333,18 @@ impl Host {
         self.json(&["endpoint", "ls"])
     }
 
+    /// A node, as this host sees it.
+    ///
+    /// # Panics
+    /// If it does not list it.
+    #[track_caller]
+    #[must_use]
+    pub fn node(&self, name: &str) -> views::Node {
+        let nodes: Vec<views::Node> = self.json(&["node", "ls"]);
+        let found = nodes.iter().find(|node| node.name == name).cloned();
+        found.unwrap_or_else(|| panic!("{} does not list {name}: {nodes:?}", self.label))
+    }
+
     /// The agent's own state.
     #[track_caller]
     #[must_use]

@@ -27,11 +27,13 @@ pub struct Plan {
     pub xdp: &'static str,
     /// MTU of the underlay.
     pub mtu: u16,
+    /// More flags of every agent, with their values.
+    pub flags: &'static [(&'static str, &'static str)],
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { hosts: 2, wire: Wire::Offload, xdp: "auto", mtu: MTU }
+        Self { hosts: 2, wire: Wire::Offload, xdp: "auto", mtu: MTU, flags: &[] }
     }
 }
 
@@ -70,8 +72,10 @@ impl Cluster {
         let host = |number: usize| {
             let label = format!("host{number}");
             let machine = underlay.add_host(&label, plan.mtu);
-            Host::new(machine, &label, dir.make(&label), pins.join(&label), &store)
-                .with_flag("--xdp", plan.xdp)
+            let host = Host::new(machine, &label, dir.make(&label), pins.join(&label), &store);
+            plan.flags
+                .iter()
+                .fold(host.with_flag("--xdp", plan.xdp), |host, (flag, value)| host.with_flag(flag, value))
         };
         Self { hosts: (1..=plan.hosts).map(host).collect(), underlay, dir }
     }

@@ -110,8 +110,20 @@ pub struct Attached {
 pub struct Node {
     /// Its name.
     pub name: String,
+    /// `up`, `stopped`, `silent`, `down` or `gone`.
+    pub state: String,
+    /// `draining` or `drained`, if it takes no new endpoints.
+    pub drain: Option<String>,
+    /// Since when it is in this state.
+    pub since: Option<String>,
+    /// When it first registered.
+    pub registered: Option<String>,
+    /// Number of its registrations.
+    pub epoch: u64,
     /// VTEP address.
     pub vtep: Ipv4Addr,
+    /// Endpoints on it.
+    pub endpoints: usize,
 }
 
 /// `overlay status`.

@@ -169,6 +169,10 @@ fn a_question_about_what_is_not_there_is_refused() {
         fails("policy deny nosuch net", "nosuch"),
         fails("detach nosuch --name box", "nosuch"),
         fails("map dump nosuch", "nosuch"),
+        fails("node inspect nosuch", "nosuch"),
+        fails("node drain nosuch", "nosuch"),
+        fails("node rm nosuch --force", "nosuch"),
+        fails("node rm host1 --force", "host1 is this node"),
     ]);
 }
 
@@ -191,6 +195,8 @@ fn words_that_make_no_sense_are_a_usage_error() {
         misused("attach net --netns a --mac 02:42", "02:42"),
         misused("attach net --netns a --name a/b", "a/b"),
         misused("detach net", "--name"),
+        misused("node rm", "NAME"),
+        misused("node drain a/b", "a/b"),
         misused("nonsense", "nonsense"),
         misused("status -o yaml", "yaml"),
     ]);

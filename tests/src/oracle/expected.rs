@@ -107,6 +107,9 @@ impl<'a> Expected<'a> {
         for (_, endpoint) in self.records.of("endpoints") {
             let (network, node) = (text(endpoint, "network"), text(endpoint, "node"));
             let (vni, ip, mac) = (self.records.vni(network), text(endpoint, "ipv4"), text(endpoint, "mac"));
+            if node != self.host.label() && self.is_withdrawn(node) {
+                continue;
+            }
             self.line(format!("neigh: {vni} {ip} {mac}"));
             if node == self.host.label() {
                 let veth = format!("ovl{}", &text(endpoint, "id")[..12]);
@@ -128,6 +131,15 @@ impl<'a> Expected<'a> {
         }
     }
 
+    /// Whether a node was collected or removed, or died: it gives no sign of life and said no goodbye. An export
+    /// holds no signs of life; what it is asked about lives.
+    fn is_withdrawn(&self, node: &str) -> bool {
+        let life = self.records.get(&format!("nodes/{node}")).map_or("", |record| text(record, "life"));
+        let signs = self.records.of("alive").next().is_some();
+        let is_silent = signs && self.records.get(&format!("alive/{node}")).is_none();
+        ["", "collected", "removed"].contains(&life) || life == "running" && is_silent
+    }
+
     fn vtep(&self, node: &str) -> &'a str {
         self.records.get(&format!("nodes/{node}")).map_or("unknown", |node| text(node, "vtep"))
     }
@@ -135,6 +147,9 @@ impl<'a> Expected<'a> {
     fn nodes(&mut self) {
         let here = (text(self.underlay(), "address"), self.host.addr().ip);
         for (name, node) in self.records.of("nodes").filter(|(name, _)| *name != self.host.label()) {
+            if self.is_withdrawn(name) {
+                continue;
+            }
             let (vtep, port) = (text(node, "vtep"), number(node, "vxlan_port"));
             let mac = self.mac_of_host(name);
             let checksum = sum(here.1, vtep.parse().expect("a VTEP address"));
