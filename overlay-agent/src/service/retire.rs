@@ -49,7 +49,7 @@ pub(crate) enum Retirement {
 }
 
 /// Takes a node out. One that had endpoints, or still runs, keeps a record that says so: without one its
-/// agent would take the store for wiped.
+/// agent would take what it misses for the store's loss and write it back.
 ///
 /// # Errors
 /// If the store does not answer.
