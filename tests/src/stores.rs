@@ -2,8 +2,14 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
+
+use xtask::servers::{Kind, Place, Server};
+
+use crate::{netns::Netns, underlay::Underlay, workdir::WorkDir};
 
 /// A store that can be taken away, given back and emptied. It is there at first.
 pub trait FaultyStore {
@@ -18,6 +24,71 @@ pub trait FaultyStore {
 
     /// Empties it while it is there.
     fn wipe(&self);
+
+    /// Connects it with the hosts; a file is there without.
+    fn plug_into(&self, _underlay: &Underlay) {}
+}
+
+/// A real server in a namespace of its own.
+#[derive(Debug)]
+pub struct ServerStore {
+    server: Mutex<Server>,
+    netns: Netns,
+    // Its directory goes last.
+    _dir: WorkDir,
+}
+
+impl ServerStore {
+    const ADDR: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 250);
+    const PLUG: &str = "plug";
+
+    /// Starts a server that no host reaches yet.
+    ///
+    /// # Panics
+    /// If it cannot be had or started.
+    #[must_use]
+    #[track_caller]
+    pub fn new(kind: Kind) -> Self {
+        let (dir, netns) = (WorkDir::new(kind.scheme()), Netns::new(kind.scheme()));
+        netns.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", Self::PLUG]);
+        netns.ip(&["address", "add", &format!("{}/24", Self::ADDR), "dev", "eth0"]);
+        netns.ip(&["link", "set", "eth0", "up"]);
+        let place = Place {
+            dir: dir.path().to_owned(),
+            netns: Some(netns.name().to_owned()),
+            ip: Self::ADDR,
+            dies_with_thread: false,
+        };
+        let server = Server::start(kind, place).unwrap_or_else(|e| panic!("no {}: {e:#}", kind.scheme()));
+        Self { server: Mutex::new(server), netns, _dir: dir }
+    }
+
+    fn server(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FaultyStore for ServerStore {
+    fn url(&self) -> String {
+        self.server().url()
+    }
+
+    fn stop(&self) {
+        self.server().kill();
+    }
+
+    fn start(&self) {
+        self.server().resume().expect("start the server again");
+    }
+
+    fn wipe(&self) {
+        self.server().wipe().expect("wipe the server");
+    }
+
+    fn plug_into(&self, underlay: &Underlay) {
+        self.netns.ip(&["link", "set", Self::PLUG, "netns", underlay.netns().name()]);
+        underlay.plug(Self::PLUG);
+    }
 }
 
 /// The SQLite store: a file in a directory of its own.

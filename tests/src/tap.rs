@@ -7,6 +7,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
     ifaddrs::getifaddrs,
     sys::{
         socket::{
@@ -77,7 +78,16 @@ impl Tap {
     /// Everything that has arrived by now and was not looked at yet.
     #[must_use]
     pub fn arrived(&self) -> Vec<Frame> {
-        std::iter::from_fn(|| self.read(Duration::ZERO)).flatten().collect()
+        // The shortest time-out is a tick of the kernel's clock, in which the next frame of a quick flow arrives.
+        self.wait_for_frames(false);
+        let frames = std::iter::from_fn(|| self.read(Duration::ZERO)).flatten().collect();
+        self.wait_for_frames(true);
+        frames
+    }
+
+    fn wait_for_frames(&self, wait: bool) {
+        let flags = if wait { OFlag::empty() } else { OFlag::O_NONBLOCK };
+        fcntl(&self.socket, FcntlArg::F_SETFL(flags)).expect("say whether to wait for frames");
     }
 
     /// One frame before the deadline. `Some(None)` is one that this host sent itself, `None` is none at all.

@@ -59,6 +59,12 @@ impl Underlay {
         &self.netns
     }
 
+    /// Makes a device in the bridge's namespace one of its ports.
+    #[track_caller]
+    pub fn plug(&self, port: &str) {
+        self.netns.ip(&["link", "set", port, "master", BRIDGE, "up"]);
+    }
+
     /// A new host at 192.168.77.N, with the given MTU on its underlay device.
     #[track_caller]
     pub fn add_host(&self, label: &str, mtu: u16) -> Machine {
@@ -85,7 +91,7 @@ impl Underlay {
             "netns",
             netns.name(),
         ]);
-        self.netns.ip(&["link", "set", &port, "master", BRIDGE, "up"]);
+        self.plug(&port);
         netns.ip(&["addr", "add", &format!("{}/24", addr.ip), "dev", UNDERLAY_IFNAME]);
         netns.ip(&["link", "set", UNDERLAY_IFNAME, "up"]);
         if self.wire == Wire::Packet {

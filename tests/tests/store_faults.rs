@@ -13,7 +13,7 @@ use overlay_tests::{
     container::Container,
     exec::{self, Finished},
     host::Host,
-    stores::{FaultyStore, SqliteFile},
+    stores::{FaultyStore, ServerStore, SqliteFile},
     topology::{CONVERGENCE, Cluster, Plan, settle},
     traffic::{
         flow::{Flow, Report},
@@ -22,6 +22,8 @@ use overlay_tests::{
     views::Status,
     wait,
 };
+use rstest::rstest;
+use xtask::servers::Kind;
 
 /// Longest time until an agent notices that its store is gone, or is in step with it again.
 const NOTICE: Duration = Duration::from_secs(5);
@@ -48,6 +50,7 @@ impl Scene {
     fn new(store: &impl FaultyStore) -> Self {
         let plan = Plan { hosts: MEMBERS + 1, ..Plan::default() };
         let cluster = Cluster::without_agents(plan).with_store(&store.url());
+        store.plug_into(&cluster.underlay);
         cluster.hosts[..MEMBERS].iter().for_each(Host::spawn);
         cluster.hosts[..MEMBERS].iter().for_each(Host::wait_ready);
         cluster.hosts[0].create_network("net", &[]);
@@ -293,6 +296,28 @@ fn gives_no_address_twice(store: &impl FaultyStore) {
         wait::until("all agree", NOTICE, || endpoints(host) == set(&["b", "heir"]));
     }
     settle(&[&heir, &b]);
+}
+
+#[rstest]
+fn a_server_goes_away_and_comes_back(#[values(Kind::Consul, Kind::Etcd, Kind::Zookeeper)] kind: Kind) {
+    survives_an_outage(&ServerStore::new(kind));
+}
+
+#[rstest]
+fn a_server_is_wiped_under_running_agents(#[values(Kind::Consul, Kind::Etcd, Kind::Zookeeper)] kind: Kind) {
+    survives_being_wiped(&ServerStore::new(kind));
+}
+
+#[rstest]
+fn a_server_is_wiped_while_no_agent_runs(#[values(Kind::Consul, Kind::Etcd, Kind::Zookeeper)] kind: Kind) {
+    survives_being_wiped_unseen(&ServerStore::new(kind));
+}
+
+#[rstest]
+fn a_server_gives_no_address_twice_after_it_was_wiped(
+    #[values(Kind::Consul, Kind::Etcd, Kind::Zookeeper)] kind: Kind,
+) {
+    gives_no_address_twice(&ServerStore::new(kind));
 }
 
 fn sqlite(label: &str) -> (overlay_tests::workdir::WorkDir, SqliteFile) {

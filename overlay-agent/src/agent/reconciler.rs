@@ -271,7 +271,7 @@ impl Reconciler {
                     Err(_) => return,
                 },
                 changed = self.parts.absences.changed() => match changed {
-                    Ok(()) => true,
+                    Ok(()) => self.look_too(),
                     Err(_) => return,
                 },
                 request = requests.recv() => match request {
