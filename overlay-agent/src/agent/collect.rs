@@ -38,7 +38,8 @@ pub async fn halves(parts: &Parts, cluster: &Cluster, local: &Local) {
     let has_record = |veth: &str| {
         paths::endpoint_digits(veth).is_some_and(|digits| cluster.endpoints_from(digits).next().is_some())
     };
-    for veth in parts.host.veths().filter(|veth| !left_alone.contains(&veth.name) && !has_record(&veth.name)) {
+    for veth in parts.host.veths().filter(|veth| !left_alone.contains(&veth.name) && !has_record(&veth.name))
+    {
         collect_veth(parts, &veth.name).await;
     }
 }

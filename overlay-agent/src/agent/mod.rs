@@ -45,7 +45,7 @@ pub mod writeback;
 pub mod xdp;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -158,15 +158,7 @@ async fn first_look(config: &Config, store: &dyn Store, veths: usize) -> anyhow:
 /// Loads the data path, joins the cluster and starts the reconciler.
 async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membership::Membership)> {
     let Ground { netlink, underlay, store, start, identity, object } = ground;
-    let warnings: Vec<String> = bpffs::prepare(&config.paths.bpffs_dir)?.into_iter().collect();
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    let mut datapath = Datapath::load(&config.paths, &object, config.bpf_log)?;
-    if let Some(log) = datapath.take_log() {
-        tokio::spawn(log.run());
-    }
-    let datapath = Arc::new(Mutex::new(datapath));
+    let (datapath, warnings) = load(&config, &object)?;
     let changes = store.changes();
     let store: Arc<dyn Store> = store;
     let outbox = Arc::new(Outbox::load(&config.paths.outbox()));
@@ -207,14 +199,13 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
     })?;
     tokio::spawn(containers::guard(mirror.cluster(), reconciler.reports(), Arc::clone(&repairs)));
     tokio::spawn(membership::announce(footing, identity, reconciler.reports()));
-    let sign_of_life = membership.errors();
     let service = Service::new(Context {
         config,
         store,
         changes,
         mirror,
         outbox,
-        sign_of_life,
+        sign_of_life: membership.errors(),
         absences,
         netlink,
         datapath,
@@ -224,6 +215,19 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         warnings,
     });
     Ok((service, membership))
+}
+
+/// Loads the data path, with its log if one is asked for. Says what on the host is not as it should be.
+fn load(config: &Config, object: &Path) -> anyhow::Result<(Arc<Mutex<Datapath>>, Vec<String>)> {
+    let warnings: Vec<String> = bpffs::prepare(&config.paths.bpffs_dir)?.into_iter().collect();
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut datapath = Datapath::load(&config.paths, object, config.bpf_log)?;
+    if let Some(log) = datapath.take_log() {
+        tokio::spawn(log.run());
+    }
+    Ok((Arc::new(Mutex::new(datapath)), warnings))
 }
 
 /// Whether the VXLAN port is free: a device of our own has it rightly.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, setns};
 use overlay_agent::{
-    model::{Address, Endpoint, EndpointId, Name, Network, NetworkState, Node, NodeAlive, keys::Key},
+    model::{Address, Endpoint, EndpointId, Life, Name, Network, NetworkState, Node, NodeAlive, keys::Key},
     store::{self, LeaseId, Outcome, Revision, Store, Target, Transaction},
 };
 use overlay_common::{fdb::FdbKey, mac::Mac, vni::Vni};
@@ -166,6 +166,12 @@ fn node(number: u32) -> Result<Node> {
         vtep: Ipv4Addr::from(u32::from(Ipv4Addr::new(192, 168, 77, 0)) + 1_000 + number),
         vxlan_port: 4789,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        epoch: 1,
+        registered: None,
+        // One that said goodbye keeps its containers; nobody gives these a sign of life.
+        life: Life::Stopped,
+        since: None,
+        draining: None,
     })
 }
 

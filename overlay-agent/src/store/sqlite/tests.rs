@@ -232,8 +232,8 @@ async fn descriptors_and_their_threads_go_with_the_last_user() {
     drop(watch);
     // Each thread has a connection, and each connection descriptors.
     let is_open = || {
-        let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-        let mut files = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
+        let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let mut files = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
         files.any(|path| path.starts_with(file.dir.path()))
     };
     let gone = async {
