@@ -12,66 +12,14 @@ mod lost_answer;
 mod member;
 mod proxy;
 mod scale;
+#[path = "../store_servers/mod.rs"]
+mod store_servers;
 
-use std::{sync::Arc, time::Duration};
-
-use futures::{StreamExt, stream::BoxStream};
-use overlay_agent::store::{self, Event, Outcome, Revision, Store, StoreError, Transaction, WatchItem};
+use store_servers::{in_a_minute, next_item, open, put, values_until, watch_from_now};
 use xtask::servers::{Kind, Place, Server};
-
-type Watch = BoxStream<'static, Result<WatchItem, StoreError>>;
 
 /// One server; it ends with the test.
 fn server(dir: &tempfile::TempDir) -> Server {
     let place = Place { dies_with_thread: true, ..Place::loopback(dir.path()) };
     Server::start(Kind::Consul, place).unwrap()
-}
-
-async fn open(url: &str) -> Arc<dyn Store> {
-    store::open(&url.into()).await.unwrap()
-}
-
-async fn put(store: &dyn Store, key: &str, value: i32) -> Revision {
-    match store.commit(Transaction::new().put(key, &value)).await.unwrap() {
-        Outcome::Committed(revision) => revision,
-        Outcome::Conflict(key) => panic!("conflict on {key}"),
-    }
-}
-
-async fn watch_from_now(store: &dyn Store) -> Watch {
-    let now = store.list("t/").await.unwrap().revision;
-    store.watch("t/", now).await.unwrap()
-}
-
-/// The values that a watch shows as written, up to `last`; it may say on the way that the store cannot be reached.
-async fn values_until(watch: &mut Watch, last: i32) -> Vec<i32> {
-    let mut seen = Vec::new();
-    while seen.last() != Some(&last) {
-        match watch.next().await.unwrap() {
-            Ok(WatchItem::Events(events)) => seen.extend(events.iter().map(value)),
-            Ok(WatchItem::Reset) => panic!("reset after {seen:?}"),
-            Err(StoreError::Unavailable { .. }) => {}
-            Err(error) => panic!("{error}"),
-        }
-    }
-    seen
-}
-
-fn value(event: &Event) -> i32 {
-    let Event::Put(entry) = event else { panic!("{event:?}") };
-    serde_json::from_slice(&entry.value).unwrap()
-}
-
-/// The next item that is no error.
-async fn next_item(watch: &mut Watch) -> WatchItem {
-    loop {
-        if let Ok(item) = watch.next().await.unwrap() {
-            return item;
-        }
-    }
-}
-
-/// Waits for what must be so within a minute.
-async fn in_a_minute<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it happens within a minute")
 }
