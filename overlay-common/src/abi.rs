@@ -20,6 +20,8 @@ pub mod program {
     pub const FROM_UNDERLAY: &str = "from_underlay";
     /// tcx ingress on the collect-metadata vxlan device: what the kernel decapsulated for us.
     pub const FROM_TUNNEL: &str = "from_tunnel";
+    /// tcx ingress on the inner end of the gateway device: what the host's stack sends to containers.
+    pub const FROM_HOST: &str = "from_host";
     /// XDP on the underlay device.
     pub const XDP_UNDERLAY: &str = "xdp_underlay";
 }
@@ -44,6 +46,12 @@ pub mod map {
     pub const ROUTES: &str = "routes";
     /// [`PolicyKey`](crate::policy::PolicyKey) → [`Policy`](crate::policy::Policy).
     pub const POLICY: &str = "policy";
+    /// One [`Gateway`](crate::gateway::Gateway) at index 0.
+    pub const GATEWAY: &str = "gateway";
+    /// ifindex of a host veth → [`HostAddr`](crate::gateway::HostAddr).
+    pub const HOST_ADDRS: &str = "host_addrs";
+    /// [`HostAddr`](crate::gateway::HostAddr) → ifindex of a host veth.
+    pub const HOST_OWNERS: &str = "host_owners";
     /// ifindex of a host veth → [`EndpointStats`](crate::stats::EndpointStats), per CPU.
     pub const ENDPOINT_STATS: &str = "endpoint_stats";
     /// [`DropKey`](crate::stats::DropKey) → [`DropCount`](crate::stats::DropCount), per CPU.

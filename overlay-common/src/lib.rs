@@ -2,7 +2,7 @@
 //!
 //! * [`abi`]: names, capacities and the layout version of the pinned maps
 //! * [`vni`], [`mac`]: the two identifiers that every key is made of
-//! * [`config`], [`endpoint`], [`fdb`], [`neigh`], [`network`], [`policy`], [`route`], [`vtep`], [`stats`]:
+//! * [`config`], [`endpoint`], [`fdb`], [`gateway`], [`neigh`], [`network`], [`policy`], [`route`], [`vtep`], [`stats`]:
 //!   key and value of each map
 //! * [`verdict`]: why a packet did not go on
 //! * [`wire`]: headers, checksums and header templates, pure functions over bytes
@@ -15,6 +15,7 @@ pub mod abi;
 pub mod config;
 pub mod endpoint;
 pub mod fdb;
+pub mod gateway;
 pub mod mac;
 pub mod neigh;
 pub mod network;

@@ -72,6 +72,14 @@ drop_reasons! {
     EncapFailed = 17, "encap_failed";
     /// an ARP packet that asks for nobody we know, or asks nothing
     ArpUnanswered = 18, "arp_unanswered";
+    /// the network is internal: nothing but names is to be had outside it
+    InternalNetwork = 19, "internal_network";
+    /// the container addressed a host-local address, which only the host may
+    HostLocal = 20, "host_local";
+    /// sent to the gateway for a loopback, multicast or reserved address
+    Martian = 21, "martian";
+    /// the packet could not be rewritten for the host
+    GatewayFailed = 22, "gateway_failed";
 
     // From the underlay: the outer packet.
     /// a VXLAN packet that ends before its headers do
@@ -114,6 +122,18 @@ drop_reasons! {
     // On the slow path's device.
     /// a packet on the tunnel device that did not come through the underlay's checks
     NotTunnelled = 64, "not_tunnelled";
+
+    // From the host, through the gateway device.
+    /// the host sent to a host-local address that no container has
+    HostUnknown = 72, "host_unknown";
+    /// the host sent from another container's host-local address
+    HostSpoofed = 73, "host_spoofed";
+    /// the host sent to a container of an internal network
+    HostInternal = 74, "host_internal";
+    /// the host sent what is no IPv4, or ends before its headers do
+    HostMalformed = 75, "host_malformed";
+    /// the packet could not be rewritten for the container
+    HostFailed = 76, "host_failed";
 }
 
 #[cfg(feature = "user")]

@@ -7,13 +7,14 @@ use overlay_common::{
     mac::Mac,
     network::Network,
     verdict::DropReason,
-    wire::{Ethernet, headers::ethertype},
+    wire::{Ethernet, headers::ethertype, icmp::Error},
 };
 
 use crate::{
     arp,
     count::{self, Place},
     encap::{self, Payload},
+    gateway, icmp,
     maps::{self, lookup},
     packet::{Bytes, InnerIp, SkbExt as _, Verdict, linear, redirect_peer},
     route, too_big,
@@ -65,34 +66,37 @@ fn identify(ifindex: u32) -> Option<Source> {
     Some(Source { ifindex, endpoint, network })
 }
 
-/// Why a container's packet does not go on, and what it is told.
+/// Why a container's packet does not go on, and what a router would say to that.
 #[derive(Clone, Copy)]
-enum Refusal {
-    /// Nothing.
-    Silent(DropReason),
-    /// That a packet of this many bytes would have passed.
-    TooBig(u16),
+struct Refusal {
+    reason: DropReason,
+    answer: Option<Error>,
+}
+
+impl Refusal {
+    /// Larger than this many bytes, which would have passed.
+    #[inline(always)]
+    fn too_big(mtu: u16) -> Self {
+        Self { reason: DropReason::TooBig, answer: Some(Error::fragmentation_needed(mtu)) }
+    }
 }
 
 impl From<DropReason> for Refusal {
     #[inline(always)]
     fn from(reason: DropReason) -> Self {
-        Self::Silent(reason)
+        let expired = reason as u32 == DropReason::TtlExceeded as u32;
+        Self { reason, answer: expired.then_some(Error::TIME_EXCEEDED) }
     }
 }
 
 /// Drops the packet, with an answer where its sender should know.
 #[inline(always)]
 fn refuse(ctx: &TcContext, source: &Source, refusal: Refusal) -> i32 {
-    let reason = match refusal {
-        Refusal::Silent(reason) => reason,
-        Refusal::TooBig(_) => DropReason::TooBig,
-    };
     let place = Place { vni: source.endpoint.vni, ifindex: source.ifindex };
-    count::dropped(ctx, place, reason, u64::from(ctx.len()));
-    match refusal {
-        Refusal::Silent(_) => TC_ACT_SHOT,
-        Refusal::TooBig(mtu) => too_big::answer(ctx, source, mtu),
+    count::dropped(ctx, place, refusal.reason, u64::from(ctx.len()));
+    match refusal.answer {
+        None => TC_ACT_SHOT,
+        Some(error) => icmp::answer(ctx, source, error),
     }
 }
 
@@ -130,14 +134,14 @@ fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refus
     if Mac(eth.dst).is_group() {
         return Err(DropReason::Multicast.into());
     }
-    let destination = if eth.dst == source.network.gateway_mac {
-        route::next(source, &ip.header)?
-    } else {
-        Destination { vni: source.endpoint.vni, mtu: source.network.mtu, eth, rewritten: false }
-    };
-    if too_big::exceeds(ctx, bytes, &ip, destination.mtu) {
-        return Err(Refusal::TooBig(destination.mtu));
+    let own = Destination { vni: source.endpoint.vni, mtu: source.network.mtu, eth, rewritten: false };
+    let destination =
+        if eth.dst == source.network.gateway_mac { route::next(source, &ip.header)? } else { Some(own) };
+    let mtu = destination.as_ref().map_or(source.network.mtu, |destination| destination.mtu);
+    if too_big::exceeds(ctx, bytes, &ip, mtu) {
+        return Err(Refusal::too_big(mtu));
     }
+    let Some(destination) = destination else { return Ok(gateway::to_host(ctx, source, &ip)?) };
     if destination.rewritten {
         route::decrement_ttl(bytes, &ip.header).ok_or(DropReason::Truncated)?;
     }

@@ -105,8 +105,7 @@ fn check_outer(bytes: Bytes, ip: &Ipv4, len: usize, config: &Config) -> Result<b
     // With options the port is elsewhere. Nobody sends such VXLAN; the kernel's socket must not see it either.
     let udp_at = OUTER_IP + if ip.is_plausible() { ip.header_len() } else { Ipv4::LEN };
     let Some(port_be) = bytes.read::<u16>(udp_at + 2) else { return Ok(false) };
-    let is_later_fragment = ip.fragment_be & (Ipv4::FRAGMENT_MASK >> 1).to_be() != 0;
-    if port_be != config.vxlan_port_be || is_later_fragment {
+    if port_be != config.vxlan_port_be || ip.is_later_fragment() {
         // A later fragment has no ports; without the first, dropped below, it never becomes a packet.
         return Ok(false);
     }

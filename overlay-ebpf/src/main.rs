@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! container ─ veth ─▶ from_endpoint ─┬─ same host ──────────────▶ container
+//!                                    ├─ gateway device ─▶ the host's stack ─▶ world
 //!                                    ├─ encap ─▶ underlay
 //!                                    └─ slow path ─▶ tunnel device ─▶ underlay
 //! underlay ─▶ xdp_underlay ─▶ from_underlay ─┬─ decap ─▶ container
 //!                                            └─ slow path ─▶ tunnel device ─▶ from_tunnel ─▶ container
+//! the host's stack ─▶ gateway device ─▶ from_host ─▶ container
 //! ```
 //!
 //! Each program makes one verdict for a packet and counts it once. What is not ours goes on to the kernel
@@ -18,10 +20,14 @@ mod count;
 mod decap;
 mod encap;
 mod from_endpoint;
+mod from_host;
 mod from_tunnel;
 mod from_underlay;
+mod gateway;
+mod icmp;
 mod ingress;
 mod maps;
+mod nat;
 mod packet;
 mod route;
 mod too_big;
@@ -48,6 +54,12 @@ fn from_underlay(ctx: TcContext) -> i32 {
 #[classifier]
 fn from_tunnel(ctx: TcContext) -> i32 {
     from_tunnel::run(&ctx)
+}
+
+/// tcx ingress on the inner end of the gateway device: packets that the host's stack sends to containers.
+#[classifier]
+fn from_host(ctx: TcContext) -> i32 {
+    from_host::run(&ctx)
 }
 
 /// XDP on the underlay device: drops hostile VXLAN packets before they cost anything, and may deliver.

@@ -14,6 +14,7 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey},
@@ -44,6 +45,12 @@ pub static routes: LpmTrie<RouteKey, u32, { capacity::ROUTES }> = LpmTrie::new()
 #[btf_map]
 pub static policy: HashMap<PolicyKey, Policy, { capacity::POLICY }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
+pub static gateway: Array<Gateway, 1> = Array::new();
+#[btf_map]
+pub static host_addrs: HashMap<u32, HostAddr, { capacity::ENDPOINTS }> = HashMap::new();
+#[btf_map]
+pub static host_owners: HashMap<HostAddr, u32, { capacity::ENDPOINTS }> = HashMap::new();
+#[btf_map]
 pub static endpoint_stats: PerCpuHashMap<u32, EndpointStats, { capacity::ENDPOINTS }> = PerCpuHashMap::new();
 #[btf_map]
 pub static drops: PerCpuHashMap<DropKey, DropCount, { capacity::DROPS }, NO_PREALLOC> = PerCpuHashMap::new();
@@ -64,4 +71,10 @@ pub(crate) use lookup;
 #[inline(always)]
 pub fn host_config() -> Option<&'static Config> {
     config.get(0)
+}
+
+/// The gateway device, if this host has one.
+#[inline(always)]
+pub fn host_gateway() -> Option<&'static Gateway> {
+    gateway.get(0).filter(|device| device.ifindex != 0)
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{__sk_buff, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_UNSPEC},
     helpers::generated as helper,
     programs::{TcContext, XdpContext},
 };
@@ -54,6 +54,14 @@ impl Bytes {
     pub fn write<T: Copy>(self, offset: usize, value: &T) -> Option<()> {
         // SAFETY: `pointer` checked that the bytes are there; the packet belongs to this program now.
         self.pointer::<T>(offset).map(|p| unsafe { *p.cast_mut() = *value })
+    }
+
+    /// One's complement sum over `N` bytes, a multiple of four, at `offset`; `None` if the packet ends before.
+    #[inline(always)]
+    pub fn sum<const N: usize>(self, offset: usize) -> Option<u32> {
+        let at = self.pointer::<[u8; N]>(offset)?.cast_mut().cast();
+        // SAFETY: `pointer` checked that the bytes are there; the helper only reads them.
+        Some(unsafe { helper::bpf_csum_diff(core::ptr::null_mut(), 0, at, N as u32, 0) } as u32)
     }
 
     #[inline(always)]
@@ -136,6 +144,13 @@ pub fn redirect(ifindex: u32) -> i32 {
     unsafe { helper::bpf_redirect(ifindex, 0) as i32 }
 }
 
+/// Hands the packet to this namespace's stack, as if it had arrived on a device.
+#[inline(always)]
+pub fn redirect_ingress(ifindex: u32) -> i32 {
+    // SAFETY: the helper takes any index.
+    unsafe { helper::bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
+}
+
 /// Sends the packet out of a device, with the hardware address that the kernel resolves.
 #[inline(always)]
 pub fn redirect_neigh(ifindex: u32) -> i32 {
@@ -183,7 +198,7 @@ impl InnerIp {
     #[inline(always)]
     pub fn is_udp_to(&self, bytes: Bytes, port_be: u16) -> bool {
         self.header.protocol == overlay_common::wire::headers::ip_proto::UDP
-            && self.header.fragment_be & (Ipv4::FRAGMENT_MASK & 0x1fff).to_be() == 0
+            && !self.header.is_later_fragment()
             && bytes.read::<u16>(self.payload + 2) == Some(port_be)
     }
 }

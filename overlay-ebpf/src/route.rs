@@ -19,10 +19,13 @@ use crate::{
     packet::Bytes,
 };
 
-/// Where a packet to the gateway's MAC goes.
+/// Where a packet to the gateway's MAC goes: to a container of an overlay network, or, if absent, to the host.
 #[inline(always)]
-pub fn next(source: &Source, ip: &Ipv4) -> Result<Destination, DropReason> {
-    let vni = network_of(source.endpoint.vni, ip.dst).ok_or(DropReason::NoRoute)?;
+pub fn next(source: &Source, ip: &Ipv4) -> Result<Option<Destination>, DropReason> {
+    if ip.dst == source.network.gateway_ipv4 {
+        return Ok(None);
+    }
+    let Some(vni) = network_of(source.endpoint.vni, ip.dst) else { return Ok(None) };
     if vni != source.endpoint.vni && !is_allowed(source.endpoint.vni, vni) {
         return Err(DropReason::PolicyDenied);
     }
@@ -32,7 +35,7 @@ pub fn next(source: &Source, ip: &Ipv4) -> Result<Destination, DropReason> {
     let network = lookup!(networks, vni).ok_or(DropReason::NoRoute)?;
     let dst = lookup!(neigh, &NeighKey { vni, ipv4: ip.dst }).ok_or(DropReason::UnknownDestination)?.mac;
     let eth = Ethernet { dst, src: network.gateway_mac, ethertype_be: ethertype::IPV4.to_be() };
-    Ok(Destination { vni, mtu: min(source.network.mtu, network.mtu), eth, rewritten: true })
+    Ok(Some(Destination { vni, mtu: min(source.network.mtu, network.mtu), eth, rewritten: true }))
 }
 
 /// Takes one hop off the packet's life.

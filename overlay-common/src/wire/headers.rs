@@ -79,6 +79,12 @@ impl Ipv4 {
     pub const DONT_FRAGMENT: u16 = 0x4000;
     /// "More fragments" and the offset in `fragment_be`, host byte order: any bit set makes a fragment.
     pub const FRAGMENT_MASK: u16 = 0x3fff;
+    /// Where the header's checksum is.
+    pub const CHECKSUM_OFFSET: usize = core::mem::offset_of!(Self, checksum_be);
+    /// Where the source address is.
+    pub const SRC_OFFSET: usize = core::mem::offset_of!(Self, src);
+    /// Where the destination address is, right behind the source's.
+    pub const DST_OFFSET: usize = core::mem::offset_of!(Self, dst);
     /// The ECN bits of `tos`.
     pub const ECN_MASK: u8 = 0x03;
 
@@ -98,6 +104,12 @@ impl Ipv4 {
     #[must_use]
     pub const fn is_fragment(&self) -> bool {
         self.fragment_be & Self::FRAGMENT_MASK.to_be() != 0
+    }
+
+    /// Whether the packet is a fragment without the payload's beginning.
+    #[must_use]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.fragment_be & (Self::FRAGMENT_MASK >> 1).to_be() != 0
     }
 
     /// One's complement sum over the header's words, the checksum field included, not folded.

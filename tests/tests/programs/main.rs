@@ -3,6 +3,8 @@
 //! then arrive is what `walks` shows.
 
 #[cfg(test)]
+mod gateway;
+#[cfg(test)]
 mod world;
 
 use std::net::Ipv4Addr;
@@ -139,7 +141,6 @@ fn arp_claim(sender: Addr) -> Frame {
 #[case::another_network(udp(ME, SEPARATE.behind(GATEWAY.mac)), PolicyDenied)]
 #[case::no_network(udp(ME, Addr { mac: GATEWAY.mac, ip: Ipv4Addr::new(8, 8, 8, 8) }), NoRoute)]
 #[case::nobody_there(udp(ME, Addr { mac: GATEWAY.mac, ip: Ipv4Addr::new(10, 0, 1, 99) }), UnknownDestination)]
-#[case::ttl_one(udp(ME, ROUTED.behind(GATEWAY.mac)).edit_ip(14, |ip| ip.time_to_live = 1), TtlExceeded)]
 fn what_a_container_may_not_send_is_dropped_and_counted_once(
     #[case] frame: Frame,
     #[case] reason: DropReason,

@@ -12,8 +12,9 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
-    network::Network,
+    network::{FLAG_INTERNAL, Network},
     policy::{ALLOW, Policy, PolicyKey},
     route::{ANY_NETWORK, RouteKey, SCOPE_BITS},
     stats::{DropCount, DropKey, EndpointStats},
@@ -54,6 +55,15 @@ pub const REMOTE_VTEP: Addr = vtep(2);
 pub const OTHER_VTEP: Addr = vtep(3);
 /// No host of the cluster.
 pub const STRANGER_VTEP: Addr = vtep(9);
+
+/// The host's own address in the range of host-local ones.
+pub const AGENT: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 1);
+/// Host-local address of the container under test.
+pub const MY_HOST_ADDR: Ipv4Addr = Ipv4Addr::new(172, 18, 7, 2);
+/// One that no container has.
+pub const OTHER_HOST_ADDR: Ipv4Addr = Ipv4Addr::new(172, 18, 7, 3);
+/// Hardware address of the gateway device.
+pub const GATEWAY_DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
 
 const fn addr(net: u8, host: u8) -> Addr {
     Addr { mac: [2, 0x42, 10, 0, net, host], ip: Ipv4Addr::new(10, 0, net, host) }
@@ -97,7 +107,8 @@ impl World {
             .override_global(aya_log_level(), &0u8, true)
             .load_file(object)
             .expect("the BPF object loads");
-        for name in [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL] {
+        for name in [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL, program::FROM_HOST]
+        {
             classifier(&mut ebpf, name).load().expect("the verifier takes the program");
         }
         let xdp: &mut Xdp = ebpf.program_mut(program::XDP_UNDERLAY).unwrap().try_into().unwrap();
@@ -105,6 +116,32 @@ impl World {
         let mut world = Self { ebpf };
         world.fill();
         world
+    }
+
+    /// With a gateway device, and a host-local address for the container under test.
+    pub fn with_gateway() -> Self {
+        let mut world = Self::load();
+        let gateway = Gateway {
+            ifindex: 1,
+            range: [172, 18, 0, 0],
+            mask: [255, 255, 0, 0],
+            agent: AGENT.octets(),
+            mac: GATEWAY_DEVICE_MAC,
+            pad: [0; 2],
+        };
+        let mut map: Array<_, Gateway> = world.ebpf.map_mut(map::GATEWAY).unwrap().try_into().unwrap();
+        map.set(0, gateway, 0).unwrap();
+        let addr = HostAddr { ipv4: MY_HOST_ADDR.octets() };
+        world.put(map::HOST_ADDRS, MY_IFINDEX, addr);
+        world.put(map::HOST_OWNERS, addr, MY_IFINDEX);
+        world
+    }
+
+    /// Makes the network of the container under test internal.
+    pub fn make_internal(&mut self) {
+        let mut map: HashMap<_, u32, Network> = self.ebpf.map_mut(map::NETWORKS).unwrap().try_into().unwrap();
+        let network = map.get(&VNI, 0).unwrap();
+        map.insert(VNI, Network { flags: FLAG_INTERNAL, ..network }, 0).unwrap();
     }
 
     /// Sets the host's flags.
