@@ -20,7 +20,7 @@ use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    model::{InvalidName, Name},
+    model::{HostRange, InvalidName, Name},
     paths::{self, Paths},
     store::Target,
 };
@@ -49,6 +49,8 @@ pub struct Config {
     pub underlay: Option<String>,
     /// VTEP address that other nodes send to; the underlay's address if absent.
     pub advertise: Option<Ipv4Addr>,
+    /// Range of host-local addresses; one without a route on this host if absent.
+    pub host_range: Option<HostRange>,
     /// The store, and how it knows us.
     pub store: Target,
     /// Directories of this agent.
@@ -270,6 +272,10 @@ struct Settings {
     /// VTEP address that other nodes send to [default: the underlay's address]
     #[arg(long, value_name = "ADDR", env = "OVERLAY_ADVERTISE")]
     advertise: Option<Ipv4Addr>,
+    /// Range that containers get their addresses on this host from [default: the first of 172.18.0.0/16 and on
+    /// without a route here]
+    #[arg(long, value_name = "CIDR", env = "OVERLAY_HOST_RANGE")]
+    host_range: Option<HostRange>,
     /// Store of the cluster's state [default: sqlite://<state-dir>/overlay.db]
     #[arg(long, value_name = "URL", env = "OVERLAY_STORE")]
     store: Option<String>,
@@ -317,6 +323,7 @@ impl Settings {
             node: self.node.or(other.node),
             underlay: self.underlay.or(other.underlay),
             advertise: self.advertise.or(other.advertise),
+            host_range: self.host_range.or(other.host_range),
             store: self.store.or(other.store),
             store_access: self.store_access.or(other.store_access),
             run_dir: self.run_dir.or(other.run_dir),
@@ -345,6 +352,7 @@ impl Settings {
             node: self.node.map_or_else(host_name, Ok)?,
             underlay: self.underlay,
             advertise: self.advertise,
+            host_range: self.host_range,
             store: Target { url: self.store.map_or_else(|| default_store(&paths.state_dir), Ok)?, access },
             paths,
             xdp: self.xdp.unwrap_or_default(),
@@ -447,6 +455,7 @@ mod tests {
             node: fs::read_to_string(HOST_NAME_FILE).unwrap().trim().parse().unwrap(),
             underlay: None,
             advertise: None,
+            host_range: None,
             store: "sqlite:///var/lib/overlay/overlay.db".into(),
             paths: Paths {
                 run_dir: "/run/overlay".into(),
@@ -471,6 +480,7 @@ mod tests {
         node = "host1"
         underlay = "eth1"
         advertise = "192.0.2.1"
+        host_range = "172.20.0.0/16"
         store = "sqlite:///srv/store.db"
         run_dir = "/srv/run"
         state_dir = "/srv/state"
@@ -490,6 +500,7 @@ mod tests {
             node: "host1".parse().unwrap(),
             underlay: Some("eth1".into()),
             advertise: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            host_range: Some("172.20.0.0/16".parse().unwrap()),
             store: "sqlite:///srv/store.db".into(),
             paths: Paths {
                 run_dir: "/srv/run".into(),
@@ -510,10 +521,11 @@ mod tests {
     }
 
     /// The same settings as `FILE`, as flags.
-    const FLAGS: [(&str, &str); 15] = [
+    const FLAGS: [(&str, &str); 16] = [
         ("node", "host1"),
         ("underlay", "eth1"),
         ("advertise", "192.0.2.1"),
+        ("host-range", "172.20.0.0/16"),
         ("store", "sqlite:///srv/store.db"),
         ("run-dir", "/srv/run"),
         ("state-dir", "/srv/state"),

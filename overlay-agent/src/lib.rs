@@ -14,6 +14,7 @@ pub mod config;
 pub mod datapath;
 pub mod ipam;
 pub mod model;
+pub mod nat;
 pub mod netlink;
 pub mod netns;
 pub mod paths;

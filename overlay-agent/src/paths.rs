@@ -42,6 +42,10 @@ pub const NETNS_DIR: &str = "/run/netns";
 pub const TUNNEL_IFNAME: &str = "ovl-tunnel";
 /// The bridge, never up, whose ports get headroom: see [`crate::agent::host`].
 pub const HEADROOM_IFNAME: &str = "ovl-headroom";
+/// The gateway device, as the host's stack knows it.
+pub const GATEWAY_IFNAME: &str = "ovl-gw";
+/// Its inner end, where what the host sends to containers comes out.
+pub const GATEWAY_INNER_IFNAME: &str = "ovl-gw-in";
 /// Start of the name of every directory of maps that the agent fills; the layout's version follows.
 const MAPS_PREFIX: &str = "maps-v";
 /// Start of the name of every directory of counters.
@@ -80,6 +84,12 @@ impl Paths {
     #[must_use]
     pub fn node_id(&self) -> PathBuf {
         self.state_dir.join("node-id")
+    }
+
+    /// Devices that forward only because the agent told them to.
+    #[must_use]
+    pub fn opened_devices(&self) -> PathBuf {
+        self.state_dir.join("opened-devices")
     }
 
     /// What was last known of the cluster, to start from when the store cannot be reached.

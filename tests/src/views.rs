@@ -73,6 +73,8 @@ impl Endpoint {
 pub struct LocalEndpoint {
     /// Host side of the veth pair.
     pub host_ifname: String,
+    /// Address by which its host reaches it.
+    pub host_ip: Option<Ipv4Addr>,
     /// Packets forwarded from the container.
     pub tx_packets: u64,
     /// Their bytes.

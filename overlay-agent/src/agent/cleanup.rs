@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
 
-use super::{locks, underlay};
+use super::{gateway, locks, underlay};
 use crate::{
     config::Config,
     datapath::bpffs::{self, gone_is_success},
@@ -24,10 +24,11 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let _locks = locks::take(&config.paths).context("cleanup needs the agent stopped")?;
     let netlink = Netlink::open()?;
     let neighbours = forget_neighbours(&netlink, config).await;
+    let gateway = gateway::remove(config, &netlink).await.map_err(anyhow::Error::from);
     let devices = remove_devices(&netlink).await;
     let pins = bpffs::remove(&config.paths.bpffs_dir).map_err(anyhow::Error::from);
     let files = remove_files(config);
-    neighbours.and(devices).and(pins).and(files)
+    neighbours.and(gateway).and(devices).and(pins).and(files)
 }
 
 /// Socket, verifier logs, locks (ours while we hold them), what was known of the cluster, and the run directory if

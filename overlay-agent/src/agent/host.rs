@@ -23,8 +23,8 @@ use crate::{
     netlink::{Link, NetEvent, Netlink, NetlinkError},
     paths,
     reconcile::{
-        Local,
-        desired::{Underlay, reachable_nodes},
+        Kept, Local,
+        desired::{GatewayDevice, Underlay, reachable_nodes},
     },
 };
 
@@ -42,6 +42,7 @@ pub struct Host {
     next_hops: BTreeMap<Ipv4Addr, NextHop>,
     /// Nodes that count as down.
     down: BTreeSet<Name>,
+    gateway: Option<GatewayDevice>,
     /// Our devices that had no fault when they were last looked at: what is wrong with them now is drift.
     in_order: BTreeSet<String>,
     /// Neighbours that the kernel was to keep and has no more.
@@ -75,6 +76,7 @@ impl Host {
             links: Vec::new(),
             next_hops: BTreeMap::new(),
             down: BTreeSet::new(),
+            gateway: None,
             in_order: BTreeSet::new(),
             lost_neighbours: BTreeSet::new(),
         }
@@ -186,6 +188,17 @@ impl Host {
         Ok(())
     }
 
+    /// The gateway device, if there is one.
+    #[must_use]
+    pub fn gateway(&self) -> Option<&GatewayDevice> {
+        self.gateway.as_ref()
+    }
+
+    /// The gateway device, as it was last looked at.
+    pub fn set_gateway(&mut self, gateway: Option<GatewayDevice>) {
+        self.gateway = gateway;
+    }
+
     /// Brings the tunnel device, and host veths that are down and should not be, up: once programs are attached.
     ///
     /// # Errors
@@ -278,7 +291,8 @@ impl Host {
                     self.next_hops.clear();
                     self.lost_neighbours.clear();
                 }
-                let is_ours = name == paths::HEADROOM_IFNAME || paths::is_host_veth(name);
+                let fixed = [paths::HEADROOM_IFNAME, paths::GATEWAY_IFNAME, paths::GATEWAY_INNER_IFNAME];
+                let is_ours = fixed.contains(&name.as_str()) || paths::is_host_veth(name);
                 is_underlay || is_ours || *ifindex == self.tunnel_ifindex
             }
             NetEvent::AddressChanged { ifindex } => *ifindex == self.underlay.ifindex,
@@ -296,7 +310,7 @@ impl Host {
 
     /// What a pass needs of it.
     #[must_use]
-    pub fn local(&self, cluster: &Cluster, xdp_decap: bool, vtep_indices: BTreeMap<Ipv4Addr, u32>) -> Local {
+    pub fn local(&self, cluster: &Cluster, xdp_decap: bool, kept: Kept) -> Local {
         let known = |(vtep, hop): (&Ipv4Addr, &NextHop)| Some((*vtep, hop.mac?));
         Local {
             node: self.node.clone(),
@@ -307,7 +321,8 @@ impl Host {
             xdp_decap,
             host_veths: self.host_veths(cluster),
             next_hops: self.next_hops.iter().filter_map(known).collect(),
-            vtep_indices,
+            gateway: self.gateway.clone(),
+            kept,
         }
     }
 

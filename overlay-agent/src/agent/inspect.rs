@@ -15,7 +15,7 @@ use super::{
 use crate::{
     model::{Cluster, Name},
     paths,
-    reconcile::desired,
+    reconcile::{Kept, desired},
     store::Revision,
     verify::{self, Concerns, Difference, Layer, maps},
 };
@@ -38,9 +38,9 @@ impl Reconciler {
         let mut differences = host_differences(&host, &cluster, &in_force);
         differences.extend(underlay.err().map(|e| unusable(&host, &e)));
         let found = lock(self.datapath()).observe()?;
-        let indices = self.written().unwrap_or(&found).vtep_indices();
+        let kept = Kept::of(self.written().unwrap_or(&found));
         let (hook, decapsulates) = self.xdp(&host);
-        let local = host.local(&cluster, decapsulates, indices);
+        let local = host.local(&cluster, decapsulates, kept);
         let wanted = desired(&cluster, &local);
         differences.extend(maps::differences(&cluster, &local, &found, &wanted));
         let hooks = hooks(&host, &local, hook);

@@ -354,6 +354,7 @@ mod tests {
             mac: Mac::from_ipv4(ipv4.octets()),
             ifname: "eth0".to_owned(),
             netns: String::new(),
+            published: Vec::new(),
         }
     }
 

@@ -12,6 +12,7 @@
 //! * [`known`]: what of a listing to believe; [`writeback`]: what the store has lost and gets back
 //! * [`snapshot`], [`outbox`], [`durable`]: what is kept in files for when the store cannot be reached
 //! * [`devices`], [`containers`]: how our devices must be
+//! * [`gateway`]: the way between containers and the host's own stack
 //! * [`host`]: what only this host knows: links, next hops
 //! * [`reconciler`]: passes that make the maps true
 //! * [`inspect`]: a look that changes nothing
@@ -26,6 +27,7 @@ pub mod containers;
 pub mod devices;
 pub mod durable;
 mod follower;
+pub mod gateway;
 pub mod grace;
 pub mod host;
 pub mod inspect;
@@ -189,6 +191,7 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
     let reconciler = reconciler::spawn(reconciler::Parts {
         host: host::Host::new(&config, netlink.clone(), underlay, tunnel_ifindex),
         xdp: xdp::Choice::new(config.xdp),
+        gateway: gateway::Gateway::new(&config, netlink.clone()),
         datapath: Arc::clone(&datapath),
         store: Arc::clone(&store),
         cluster: mirror.cluster(),
@@ -213,6 +216,7 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         in_progress,
         repairs,
         warnings,
+        publishing: tokio::sync::Mutex::default(),
     });
     Ok((service, membership))
 }

@@ -146,6 +146,7 @@ mod tests {
             mac: Mac::from_ipv4([10, 0, 0, 2]),
             ifname: "eth0".to_owned(),
             netns: "/run/netns/web".to_owned(),
+            published: Vec::new(),
         };
         Release { endpoint, revision: Revision(revision) }
     }

@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     collect,
     devices::Fault,
+    gateway::{self, Gateway},
     host::Host,
     inspect::{self, Inspection},
     lock,
@@ -31,7 +32,7 @@ use super::{
     until, xdp,
 };
 use crate::{
-    api::types::XdpView,
+    api::types::{GatewayView, XdpView},
     datapath::{
         Datapath, DatapathError,
         links::{Broken, Hook, HookKind},
@@ -39,7 +40,7 @@ use crate::{
     model::{Cluster, EndpointId, journal::Position},
     netlink::{self, EventStream, NetlinkError},
     paths,
-    reconcile::{Ledger, Local, Plan, Tables, desired::Underlay},
+    reconcile::{Kept, Ledger, Local, Plan, Tables, desired::Underlay},
     service::InProgress,
     store::{Failure, Revision, Store},
     verify::{self, maps},
@@ -55,6 +56,8 @@ pub struct Parts {
     pub host: Host,
     /// The XDP mode.
     pub xdp: xdp::Choice,
+    /// The way between containers and the host's stack.
+    pub gateway: Gateway,
     /// The kernel side.
     pub datapath: Arc<Mutex<Datapath>>,
     /// The store, to remove endpoints whose container is gone.
@@ -90,6 +93,10 @@ pub struct Report {
     pub host_veths: BTreeMap<EndpointId, u32>,
     /// Containers that were taken off their network, since the agent started, with the reason.
     pub lost: BTreeSet<String>,
+    /// Host-local addresses of this node's endpoints.
+    pub host_addrs: BTreeMap<EndpointId, Ipv4Addr>,
+    /// The way out of the overlay.
+    pub gateway: GatewayView,
 }
 
 /// Asks the reconciler for passes; its task ends with the last handle.
@@ -193,6 +200,8 @@ pub fn spawn(parts: Parts) -> Result<Handle, NetlinkError> {
         xdp: XdpView { mode: "off".to_owned(), reason: "not yet decided".to_owned() },
         host_veths: BTreeMap::new(),
         lost: BTreeSet::new(),
+        host_addrs: BTreeMap::new(),
+        gateway: GatewayView::default(),
     });
     let reconciler =
         Reconciler { parts, known: Known::Nothing, distrust: true, look: true, pending: Vec::new(), report };
@@ -327,6 +336,7 @@ impl Reconciler {
     fn forget(&mut self) {
         self.distrust = true;
         self.parts.host.forget_next_hops();
+        self.parts.gateway.distrust();
     }
 
     async fn pass_and_report(&mut self) -> Result<(), String> {
@@ -361,6 +371,8 @@ impl Reconciler {
         let underlay = self.parts.host.look_at_underlay().await;
         self.parts.host.set_down(self.parts.absences.borrow_and_update().down());
         self.parts.host.resolve(cluster).await;
+        let gateway = self.parts.gateway.look(self.parts.host.underlay().1).await;
+        self.parts.host.set_gateway(gateway);
         let hook = self.parts.xdp.hook(self.parts.host.underlay().0);
         let (ledger, plan) = self.plan(cluster)?;
         let local = ledger.local().clone();
@@ -371,6 +383,7 @@ impl Reconciler {
         collect::halves(&self.parts, cluster, &local).await;
         attached?;
         self.parts.host.start(&faults).await?;
+        self.open_gateway(cluster, &local).await;
         Ok(underlay?)
     }
 
@@ -379,19 +392,19 @@ impl Reconciler {
         if let Known::Ledger(ledger, _) = &self.known
             && !self.distrust
         {
-            let local = self.local(cluster, ledger.local().vtep_indices.clone());
+            let local = self.local(cluster, ledger.local().kept.clone());
             if let Some(found) = self.shortcut(cluster, Some(local)) {
                 return Ok(found);
             }
         }
-        let Observed { tables, indices } = self.observe(cluster)?;
-        let ledger = Ledger::new(cluster, self.local(cluster, indices));
+        let Observed { tables, kept } = self.observe(cluster)?;
+        let ledger = Ledger::new(cluster, self.local(cluster, kept));
         let plan = Plan::between(&tables, ledger.tables());
         Ok((ledger, plan))
     }
 
-    fn local(&self, cluster: &Cluster, vtep_indices: BTreeMap<Ipv4Addr, u32>) -> Local {
-        self.parts.host.local(cluster, self.parts.xdp.decapsulates(), vtep_indices)
+    fn local(&self, cluster: &Cluster, kept: Kept) -> Local {
+        self.parts.host.local(cluster, self.parts.xdp.decapsulates(), kept)
     }
 
     /// The same, without a look at the host, where since the last pass only containers on other hosts came and went.
@@ -417,6 +430,25 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Opens the way between containers and the host's stack. That it cannot be opened stands in the report and fails
+    /// no pass: the overlay itself does without.
+    async fn open_gateway(&mut self, cluster: &Cluster, local: &Local) {
+        let Some(device) = &local.gateway else { return };
+        let addrs = self.host_addrs(cluster);
+        let underlay = self.parts.host.underlay().0.name.clone();
+        let published = gateway::published(cluster, &addrs);
+        if self.parts.gateway.open(device, &underlay, published).await {
+            self.parts.repairs.note([gateway::changed_rules(self.parts.host.node())]);
+        }
+    }
+
+    /// Host-local addresses of this node's endpoints.
+    fn host_addrs(&self, cluster: &Cluster) -> BTreeMap<EndpointId, Ipv4Addr> {
+        let kept = self.known.tables().map(Kept::of).unwrap_or_default();
+        let addr = |(id, ifindex)| Some((id, *kept.host_addrs.get(&ifindex)?));
+        self.parts.host.host_veths(cluster).into_iter().filter_map(addr).collect()
+    }
+
     /// Host veths that must be up: those with a record that no operation is at work on.
     pub(super) fn in_force(&self, cluster: &Cluster) -> BTreeSet<String> {
         let endpoints = cluster.endpoints.values().map(|e| &e.record);
@@ -438,19 +470,19 @@ impl Reconciler {
     fn observe(&mut self, cluster: &Cluster) -> Result<Observed, DatapathError> {
         let written = match std::mem::take(&mut self.known).into_tables() {
             Some(tables) if !self.distrust => {
-                return Ok(Observed { indices: tables.vtep_indices(), tables });
+                return Ok(Observed { kept: Kept::of(&tables), tables });
             }
             written => written,
         };
         let tables = lock(&self.parts.datapath).observe()?;
         self.distrust = false;
         let Some(written) = written else {
-            return Ok(Observed { indices: tables.vtep_indices(), tables });
+            return Ok(Observed { kept: Kept::of(&tables), tables });
         };
-        let indices = written.vtep_indices();
-        let local = self.parts.host.local(cluster, self.parts.xdp.decapsulates(), indices.clone());
+        let kept = Kept::of(&written);
+        let local = self.parts.host.local(cluster, self.parts.xdp.decapsulates(), kept.clone());
         self.parts.repairs.note(maps::differences(cluster, &local, &tables, &written));
-        Ok(Observed { tables, indices })
+        Ok(Observed { tables, kept })
     }
 
     fn attach(
@@ -515,14 +547,19 @@ impl Reconciler {
             report.underlay = underlay.clone();
             report.xdp = XdpView { mode: mode.to_owned(), reason: reason.to_owned() };
             report.host_veths = self.parts.host.host_veths(cluster);
+            report.host_addrs = self.host_addrs(cluster);
+            report.gateway = GatewayView {
+                range: self.parts.host.gateway().map(|gateway| gateway.range),
+                error: self.parts.gateway.error().map(str::to_owned),
+            };
         });
     }
 }
 
-/// What the maps hold, and the indices that VTEPs have in it by what we know: somebody may have changed them.
+/// What the maps hold, and what must stay of it by what we know: somebody may have changed them.
 struct Observed {
     tables: Tables,
-    indices: BTreeMap<Ipv4Addr, u32>,
+    kept: Kept,
 }
 
 /// The places of our programs.
@@ -542,5 +579,10 @@ pub(super) fn hooks(host: &Host, local: &Local, xdp: Option<HookKind>) -> Vec<Ho
     });
     // The tunnel device before the underlay: nothing may come out of it unchecked.
     let fixed = [tunnel, underlay(HookKind::Ingress(program::FROM_UNDERLAY))];
-    fixed.into_iter().chain(xdp.map(underlay)).chain(veths).collect()
+    let gateway = local.gateway.as_ref().map(|gateway| Hook {
+        ifname: paths::GATEWAY_INNER_IFNAME.to_owned(),
+        ifindex: gateway.inner_ifindex,
+        kind: HookKind::Ingress(program::FROM_HOST),
+    });
+    fixed.into_iter().chain(xdp.map(underlay)).chain(gateway).chain(veths).collect()
 }

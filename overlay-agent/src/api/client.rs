@@ -25,10 +25,15 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::types::{
     AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-    ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, RemoveNode,
-    RemovedNode, STALE_HEADER, Status,
+    ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, PublicationView,
+    RemoveNode, RemovedNode, STALE_HEADER, Status,
 };
-use crate::{agent::lock, model::Name, store::transfer::Exported, verify::Verification};
+use crate::{
+    agent::lock,
+    model::{Name, Publication},
+    store::transfer::Exported,
+    verify::Verification,
+};
 
 /// Longer than the server's own deadline: only an agent that hangs is cut off here.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -229,6 +234,40 @@ impl Client {
         self.exchange(Method::DELETE, &format!("/v1/policies/{a}/{b}"), Bytes::new()).await.map(drop)
     }
 
+    /// Published ports on all nodes.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn publications(&self) -> Result<Vec<PublicationView>> {
+        self.get("/v1/published").await
+    }
+
+    /// Publishes a port of an endpoint.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn publish(
+        &self,
+        network: &Name,
+        endpoint: &Name,
+        publication: Publication,
+    ) -> Result<Vec<PublicationView>> {
+        self.send(Method::POST, &published_path(network, endpoint), &publication).await
+    }
+
+    /// Takes a published port back.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn unpublish(
+        &self,
+        network: &Name,
+        endpoint: &Name,
+        publication: Publication,
+    ) -> Result<Vec<PublicationView>> {
+        self.send(Method::DELETE, &published_path(network, endpoint), &publication).await
+    }
+
     /// The agent's state.
     ///
     /// # Errors
@@ -359,6 +398,10 @@ impl Client {
     fn protocol(&self, reason: &dyn Display) -> ClientError {
         ClientError::Protocol { socket: self.socket.clone(), reason: reason.to_string() }
     }
+}
+
+fn published_path(network: &Name, endpoint: &Name) -> String {
+    format!("/v1/networks/{network}/endpoints/{endpoint}/published")
 }
 
 async fn whole(response: hyper::Response<Incoming>) -> hyper::Result<(response::Parts, Bytes)> {

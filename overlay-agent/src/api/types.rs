@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use overlay_common::{mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{EndpointId, Name, Timestamp};
+use crate::model::{EndpointId, Name, Publication, Timestamp};
 
 /// `POST /v1/networks`. What is left out is chosen: see [`crate::ipam`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,6 +92,9 @@ pub struct AttachRequest {
     /// Hardware address; made from the address if left out.
     #[serde(default)]
     pub mac: Option<Mac>,
+    /// Ports of this host that are to lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publication>,
 }
 
 /// Answer to an attach: a CNI result (specification 1.1.0) and what of ours belongs to it.
@@ -180,6 +183,9 @@ pub struct EndpointView {
     pub ifname: String,
     /// Where its namespace was when it was attached.
     pub netns: String,
+    /// Ports of its node that lead to it.
+    #[serde(default)]
+    pub published: Vec<Publication>,
     /// What only its own node knows.
     pub local: Option<LocalEndpointView>,
 }
@@ -191,6 +197,8 @@ pub struct LocalEndpointView {
     pub host_ifname: String,
     /// Its index.
     pub host_ifindex: u32,
+    /// Address by which this host reaches it, and no other machine.
+    pub host_ip: Option<Ipv4Addr>,
     /// Packets forwarded from the container.
     pub tx_packets: u64,
     /// Their bytes.
@@ -289,6 +297,21 @@ pub struct RemovedNode {
     pub is_listed: bool,
 }
 
+/// A published port: `GET /v1/published`; `POST` and `DELETE /v1/networks/{network}/endpoints/{endpoint}/published` take
+/// its last part and answer with all that the endpoint publishes then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicationView {
+    /// The node whose port it is.
+    pub node: Name,
+    /// Network of the endpoint that it leads to.
+    pub network: Name,
+    /// That endpoint.
+    pub endpoint: Name,
+    /// The ports.
+    #[serde(flatten)]
+    pub publication: Publication,
+}
+
 /// A policy: `GET /v1/policies`. `PUT /v1/policies/{a}/{b}` and `DELETE …` set and clear both directions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyView {
@@ -321,6 +344,8 @@ pub struct Status {
     pub underlay: UnderlayView,
     /// XDP mode in force, with the reason where it was chosen automatically.
     pub xdp: XdpView,
+    /// The way out of the overlay.
+    pub gateway: GatewayView,
     /// Number of networks, endpoints in the cluster, endpoints here, nodes.
     pub counts: Counts,
     /// Drift that passes found and repaired: map entries and links that were not as we left them.
@@ -360,6 +385,15 @@ pub struct UnderlayView {
     pub vtep: Ipv4Addr,
     /// UDP port on which it receives VXLAN packets.
     pub vxlan_port: u16,
+}
+
+/// The way between containers and the world, through this host's own stack.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct GatewayView {
+    /// Range of the addresses that containers have on this host.
+    pub range: Option<Ipv4Net>,
+    /// Why there is no way, if there is none.
+    pub error: Option<String>,
 }
 
 /// XDP on the underlay device.

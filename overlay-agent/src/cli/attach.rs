@@ -11,7 +11,7 @@ use crate::{
         client::Client,
         types::{AttachRequest, DetachRequest, DetachResult, NetnsRef},
     },
-    model::Name,
+    model::{Name, Publication},
 };
 
 #[derive(Debug, Args)]
@@ -39,6 +39,9 @@ pub(super) struct Attach {
     /// Hardware address [default: 02:42 and the address]
     #[arg(long)]
     mac: Option<Mac>,
+    /// A port of this host that is to lead to it; can be given more than once
+    #[arg(long, value_name = "HOSTPORT:PORT[/tcp|udp]")]
+    publish: Vec<Publication>,
 }
 
 #[derive(Debug, Args)]
@@ -103,9 +106,9 @@ impl Attach {
     }
 
     pub(super) fn request(self) -> (Name, AttachRequest) {
-        let Self { network, container, name, ifname, ip, mac } = self;
+        let Self { network, container, name, ifname, ip, mac, publish } = self;
         let netns = container.netns.or(container.pid).expect("clap demands one of the group");
-        (network, AttachRequest { netns, name, ifname, ip, mac })
+        (network, AttachRequest { netns, name, ifname, ip, mac, publish })
     }
 }
 

@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::{
     CliError, drops,
-    output::{Field, Output, Style, field},
+    output::{Field, Output, Style, field, or_dash},
 };
 use crate::{
     api::{
@@ -72,14 +72,16 @@ fn detail(endpoint: &EndpointView, style: Style) -> String {
         field("interface", &endpoint.ifname),
         field("namespace", &endpoint.netns),
     ];
+    fields.extend(endpoint.published.iter().map(|publication| field("published", publication)));
     let Some(local) = &endpoint.local else { return style.fields(&fields) };
     fields.extend(local_fields(local));
     format!("{}\n{}", style.fields(&fields), drops::table(&local.drops, style))
 }
 
-fn local_fields(local: &LocalEndpointView) -> [Field; 3] {
+fn local_fields(local: &LocalEndpointView) -> [Field; 4] {
     [
         field("host interface", &format!("{} (index {})", local.host_ifname, local.host_ifindex)),
+        field("host-local IP", &or_dash(local.host_ip)),
         field("sent", &format!("{} packets, {} bytes", local.tx_packets, local.tx_bytes)),
         field("received", &format!("{} packets, {} bytes", local.rx_packets, local.rx_bytes)),
     ]

@@ -11,6 +11,7 @@ mod network;
 mod node;
 mod output;
 mod policy;
+mod publish;
 mod status;
 mod store;
 mod verify;
@@ -68,6 +69,10 @@ enum Command {
     /// Say which networks may talk to each other
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Have a port of this host lead to a container on it
+    Publish(publish::Publish),
+    /// Take a published port back; one that is not published is no error
+    Unpublish(publish::Unpublish),
     /// Show the state of this host's agent
     Status(status::Status),
     /// Compare store, maps, programs, devices and neighbours; exit 1 if something is not as it should be
@@ -145,6 +150,8 @@ impl Command {
             Self::Endpoint(command) => command.run(client, out).await,
             Self::Node(command) => command.run(client, out).await,
             Self::Policy(command) => command.run(client, out).await,
+            Self::Publish(command) => command.run(client, out).await,
+            Self::Unpublish(command) => command.run(client, out).await,
             Self::Status(status) => status.run(client, out).await,
             Self::Verify(verify) => verify.run(client, out).await,
             Self::Drops(drops) => drops.run(client, out).await,

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     CliError,
-    output::{Field, Output, Style, field},
+    output::{Field, Output, Style, field, or_dash},
 };
 use crate::api::{
     client::{Client, ClientError},
@@ -77,14 +77,22 @@ fn state(status: &types::Status) -> Field {
     }
 }
 
-fn data_path(status: &types::Status) -> [Field; 4] {
+fn data_path(status: &types::Status) -> [Field; 5] {
     let types::UnderlayView { ifname, ifindex, mtu, vtep, vxlan_port } = &status.underlay;
     [
         field("underlay", &format!("{ifname} (index {ifindex}), MTU {mtu}")),
         field("VTEP", &format!("{vtep}, UDP port {vxlan_port}")),
         field("XDP", &format!("{} ({})", status.xdp.mode, status.xdp.reason)),
+        gateway(&status.gateway),
         field("pins", &status.pin_dir.display()),
     ]
+}
+
+fn gateway(gateway: &types::GatewayView) -> Field {
+    match &gateway.error {
+        Some(error) => field("gateway", error).bad(),
+        None => field("gateway", &or_dash(gateway.range)),
+    }
 }
 
 fn store(status: &types::Status) -> [Field; 5] {

@@ -10,8 +10,8 @@ use serde_json::json;
 use super::{output::Style, *};
 use crate::api::types::{
     AttachRequest, Counts, CreateNetwork, DetachRequest, DetachResult, Drain, DropView, EndpointView,
-    LocalEndpointView, MapDump, MapView, NetnsRef, NetworkView, NodeDetail, NodeState, NodeView, PolicyView,
-    RemovedNode, StaleView, Status, UnderlayView, XdpView,
+    GatewayView, LocalEndpointView, MapDump, MapView, NetnsRef, NetworkView, NodeDetail, NodeState, NodeView,
+    PolicyView, RemovedNode, StaleView, Status, UnderlayView, XdpView,
 };
 use crate::model::Timestamp;
 
@@ -92,10 +92,10 @@ fn network_create_leaves_out_what_was_not_said() {
 
 #[test]
 fn attach_takes_everything_over() {
-    let line = "attach net1 --pid 42 --name web --ifname eth3 --ip 10.0.0.9 --mac 02:42:0a:00:00:09";
+    let line = "attach net1 --pid 42 --name web --ifname eth3 --ip 10.0.0.9 --mac 02:42:0a:00:00:09 --publish 8080:80 --publish 53:5353/udp";
     let (network, request) = attach_request(line);
     assert_eq!(network, "net1");
-    let expected = json!({"netns": {"pid": 42}, "name": "web", "ifname": "eth3", "ip": "10.0.0.9", "mac": "02:42:0a:00:00:09"});
+    let expected = json!({"netns": {"pid": 42}, "name": "web", "ifname": "eth3", "ip": "10.0.0.9", "mac": "02:42:0a:00:00:09", "publish": [{"host_port": 8080, "port": 80, "protocol": "tcp"}, {"host_port": 53, "port": 5353, "protocol": "udp"}]});
     assert_eq!(serde_json::to_value(request).unwrap(), expected);
 }
 
@@ -172,6 +172,7 @@ fn an_argument_that_is_no_text_is_refused() {
 
 fn endpoint(name: &str) -> EndpointView {
     EndpointView {
+        published: Vec::new(),
         id: "00112233445566ff".parse().unwrap(),
         name: name.parse().unwrap(),
         network: "ov_net1".parse().unwrap(),
@@ -259,6 +260,7 @@ fn a_network_is_shown_with_its_endpoints_and_without_terminal_commands() {
 #[test]
 fn an_endpoint_of_this_host_is_shown_with_its_counters() {
     let local = LocalEndpointView {
+        host_ip: Some(Ipv4Addr::new(172, 18, 0, 9)),
         host_ifname: "ovl001122334455".into(),
         host_ifindex: 12,
         tx_packets: 3,
@@ -278,6 +280,7 @@ fn an_endpoint_of_this_host_is_shown_with_its_counters() {
         |interface:      eth0
         |namespace:      /run/netns/bbox1
         |host interface: ovl001122334455 (index 12)
+        |host-local IP:  172.18.0.9
         |sent:           3 packets, 294 bytes
         |received:       2 packets, 196 bytes
         |
@@ -452,6 +455,7 @@ fn detach_says_what_was_detached_or_that_nothing_was() {
 
 fn healthy() -> Status {
     Status {
+        gateway: GatewayView { range: Some("172.18.0.0/16".parse().unwrap()), error: None },
         version: "0.1.0".into(),
         node: "host1".parse().unwrap(),
         ready: true,
@@ -486,6 +490,7 @@ fn a_healthy_agent_shows_no_troubles() {
         |underlay:  eth0 (index 2), MTU 1500
         |VTEP:      192.0.2.1, UDP port 4789
         |XDP:       off (as configured)
+        |gateway:   172.18.0.0/16
         |pins:      /sys/fs/bpf/overlay/maps-v1
         |store:     sqlite:///var/lib/overlay/overlay.db, revision 12
         |nodes:     2

@@ -7,6 +7,7 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    gateway::{Gateway, HostAddr},
     mac::Mac,
     neigh::{Neigh, NeighKey},
     network::Network,
@@ -34,7 +35,7 @@ pub struct Description {
 }
 
 /// All maps that can be dumped.
-pub const MAPS: [Description; 11] = [
+pub const MAPS: [Description; 14] = [
     describe(map::CONFIG, 1, "this host's settings"),
     describe(map::NETWORKS, capacity::NETWORKS, "VNI → gateway, MTU, flags"),
     describe(map::VTEPS, capacity::VTEPS, "index → outer header of another host"),
@@ -44,6 +45,13 @@ pub const MAPS: [Description; 11] = [
     describe(map::NEIGH, capacity::NEIGH, "VNI, IPv4 → MAC"),
     describe(map::POLICY, capacity::POLICY, "source VNI, destination VNI → allow"),
     describe(map::ROUTES, capacity::ROUTES, "sender's VNI (0: any), subnet → VNI"),
+    describe(
+        map::GATEWAY,
+        1,
+        "the device that leads to the host's stack, and the range of host-local addresses",
+    ),
+    describe(map::HOST_ADDRS, capacity::ENDPOINTS, "host veth → host-local address"),
+    describe(map::HOST_OWNERS, capacity::ENDPOINTS, "host-local address → host veth"),
     describe(map::ENDPOINT_STATS, capacity::ENDPOINTS, "host veth → packets and bytes"),
     describe(map::DROPS, capacity::DROPS, "VNI, host veth, reason → packets and bytes"),
 ];
@@ -111,6 +119,9 @@ fn dump_table(t: &Tables, name: &str) -> Option<Vec<Row>> {
         map::NEIGH => rows(&t.neigh, neigh),
         map::POLICY => rows(&t.policy, policy),
         map::ROUTES => rows(&t.routes, route),
+        map::GATEWAY => vec![row(gateway(&t.gateway))],
+        map::HOST_ADDRS => rows(&t.host_addrs, host_addr),
+        map::HOST_OWNERS => rows(&t.host_owners, |addr, ifindex| host_addr(ifindex, addr)),
         _ => return None,
     })
 }
@@ -160,6 +171,16 @@ pub(crate) fn neigh(key: &NeighKey, entry: &Neigh) -> Value {
 /// An entry of map `policy`.
 pub(crate) fn policy(key: &PolicyKey, policy: &Policy) -> Value {
     json!({ "src_vni": key.src_vni, "dst_vni": key.dst_vni, "action": policy.action })
+}
+
+/// The entry of map `gateway`.
+pub(crate) fn gateway(g: &Gateway) -> Value {
+    json!({ "ifindex": g.ifindex, "range": ip(g.range), "mask": ip(g.mask), "agent": ip(g.agent), "mac": mac(g.mac) })
+}
+
+/// An entry of map `host_addrs`, or, turned round, of `host_owners`.
+pub(crate) fn host_addr(ifindex: &u32, addr: &HostAddr) -> Value {
+    json!({ "ifindex": ifindex, "ipv4": ip(addr.ipv4) })
 }
 
 /// An entry of map `routes`.

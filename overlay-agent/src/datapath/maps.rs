@@ -14,6 +14,7 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey},
@@ -40,6 +41,9 @@ pub struct Maps {
     vteps: Table<Array<MapData, Vtep>>,
     vtep_members: Hash<VtepMemberKey, u32>,
     endpoints: Hash<u32, Endpoint>,
+    gateway: Table<Array<MapData, Gateway>>,
+    host_addrs: Hash<u32, HostAddr>,
+    host_owners: Hash<HostAddr, u32>,
     fdb: Hash<FdbKey, FdbEntry>,
     neigh: Hash<NeighKey, Neigh>,
     policy: Hash<PolicyKey, Policy>,
@@ -57,6 +61,9 @@ impl Maps {
             vteps: take(ebpf, map::VTEPS)?,
             vtep_members: take(ebpf, map::VTEP_MEMBERS)?,
             endpoints: take(ebpf, map::ENDPOINTS)?,
+            gateway: take(ebpf, map::GATEWAY)?,
+            host_addrs: take(ebpf, map::HOST_ADDRS)?,
+            host_owners: take(ebpf, map::HOST_OWNERS)?,
             fdb: take(ebpf, map::FDB)?,
             neigh: take(ebpf, map::NEIGH)?,
             policy: take(ebpf, map::POLICY)?,
@@ -80,6 +87,9 @@ impl Maps {
                 .map_err(self.vteps.fail("read"))?,
             vtep_members: self.vtep_members.entries()?,
             endpoints: self.endpoints.entries()?,
+            gateway: self.gateway.map.get(&0, 0).map_err(self.gateway.fail("read"))?,
+            host_addrs: self.host_addrs.entries()?,
+            host_owners: self.host_owners.entries()?,
             fdb: self.fdb.entries()?,
             neigh: self.neigh.entries()?,
             policy: self.policy.entries()?,
@@ -93,11 +103,16 @@ impl Maps {
         if let Some(config) = plan.config {
             self.config.map.set(0, config, 0).map_err(self.config.fail("write"))?;
         }
+        if let Some(gateway) = plan.gateway {
+            self.gateway.map.set(0, gateway, 0).map_err(self.gateway.fail("write"))?;
+        }
         self.networks.put(&plan.networks)?;
         self.put_vteps(&plan.vteps.put)?;
         self.vtep_members.put(&plan.vtep_members)?;
         self.create_stats(&plan.endpoint_stats)?;
         self.endpoints.put(&plan.endpoints)?;
+        self.host_addrs.put(&plan.host_addrs)?;
+        self.host_owners.put(&plan.host_owners)?;
         self.fdb.put(&plan.fdb)?;
         self.neigh.put(&plan.neigh)?;
         self.policy.put(&plan.policy)?;
@@ -107,6 +122,8 @@ impl Maps {
         self.policy.delete(&plan.policy)?;
         self.neigh.delete(&plan.neigh)?;
         self.fdb.delete(&plan.fdb)?;
+        self.host_owners.delete(&plan.host_owners)?;
+        self.host_addrs.delete(&plan.host_addrs)?;
         self.endpoints.delete(&plan.endpoints)?;
         self.delete_stats(&plan.endpoint_stats)?;
         self.retire_drops(&plan.endpoints.delete)?;

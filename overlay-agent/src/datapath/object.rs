@@ -18,7 +18,7 @@ use super::{DatapathError, bpffs::gone_is_success};
 use crate::{config::BpfLog, paths::Paths};
 
 /// Maps that are pinned: all but the log's, whose reader ends with the agent.
-pub const PINNED_MAPS: [&str; 11] = [
+pub const PINNED_MAPS: [&str; 14] = [
     map::CONFIG,
     map::ENDPOINTS,
     map::FDB,
@@ -28,15 +28,24 @@ pub const PINNED_MAPS: [&str; 11] = [
     map::NETWORKS,
     map::ROUTES,
     map::POLICY,
+    map::GATEWAY,
+    map::HOST_ADDRS,
+    map::HOST_OWNERS,
     map::ENDPOINT_STATS,
     map::DROPS,
 ];
 
 /// The programs for socket buffers.
-const CLASSIFIERS: [&str; 3] = [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL];
+const CLASSIFIERS: [&str; 4] =
+    [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL, program::FROM_HOST];
 /// All programs.
-const PROGRAMS: [&str; 4] =
-    [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL, program::XDP_UNDERLAY];
+const PROGRAMS: [&str; 5] = [
+    program::FROM_ENDPOINT,
+    program::FROM_UNDERLAY,
+    program::FROM_TUNNEL,
+    program::FROM_HOST,
+    program::XDP_UNDERLAY,
+];
 
 /// Loads object and programs. Maps that are pinned already are taken over with their content.
 pub(super) fn load(paths: &Paths, object: &Path, log: BpfLog) -> Result<Ebpf, DatapathError> {

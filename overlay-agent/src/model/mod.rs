@@ -1,7 +1,9 @@
 //! The cluster's objects, as types that cannot hold an illegal value.
 //!
 //! * [`name`]: the one grammar of names
+//! * [`publication`]: ports of a host that lead to a container
 //! * [`records`]: what the store holds under each key
+//! * [`host_range`]: where addresses on a host come from
 //! * [`keys`]: which key that is
 //! * [`time`]: wall-clock times in records
 //! * [`cluster`]: all of it together, parsed, as one agent knows it
@@ -9,15 +11,19 @@
 //! * [`standing`]: what it says of a node's life
 
 pub mod cluster;
+pub mod host_range;
 pub mod journal;
 pub mod keys;
 pub mod name;
+pub mod publication;
 pub mod records;
 pub mod standing;
 pub mod time;
 
 pub use cluster::Cluster;
+pub use host_range::{HostRange, InvalidHostRange};
 pub use name::{InvalidName, Name};
+pub use publication::{InvalidPublication, Protocol, Publication};
 pub use records::{
     Address, ClusterRecord, Endpoint, EndpointId, Life, Network, NetworkState, Node, NodeAlive, Policy,
 };

@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use overlay_common::{abi, mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use super::{Name, Timestamp};
+use super::{Name, Publication, Timestamp};
 
 /// The cluster itself. Its record is what tells a wiped store from an empty one, and one cluster's store from
 /// another's.
@@ -175,6 +175,9 @@ pub struct Endpoint {
     pub ifname: String,
     /// Where its network namespace was when it was attached.
     pub netns: String,
+    /// Ports of its node that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Publication>,
 }
 
 /// A host of the cluster. The record stays when its agent stops, as its data path does.

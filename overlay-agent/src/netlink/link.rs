@@ -254,6 +254,22 @@ impl Netlink {
         self.change(&operation, Mode::CreateOrReplace, RouteNetlinkMessage::NewAddress(message)).await
     }
 
+    /// Takes an IPv4 address from an interface; one that it does not have is no error.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn remove_ipv4_address(&self, ifindex: u32, address: Ipv4Net) -> Result<(), NetlinkError> {
+        let message = AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(ifindex)
+            .address(address.addr(), address.prefix_len())
+            .build();
+        let operation = format!("take the address {address} from interface {ifindex}");
+        match self.change(&operation, Mode::Existing, RouteNetlinkMessage::DelAddress(message)).await {
+            Err(error) if error.errno() == Some(Errno::EADDRNOTAVAIL) => Ok(()),
+            other => other,
+        }
+    }
+
     pub(super) async fn link_message(
         &self,
         operation: &str,

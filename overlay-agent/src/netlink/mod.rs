@@ -10,22 +10,25 @@ mod bridge;
 mod container;
 mod error;
 mod features;
+mod gateway;
 mod link;
 mod monitor;
 mod neighbour;
 mod request;
 mod route;
+pub mod sysctl;
 mod tunnel;
 mod veth;
 
 pub use self::{
     container::{ContainerConfig, ContainerRoute, configure, has_gro, interfaces, set_gro},
     error::{NetlinkError, VethSide},
+    gateway::GatewayPair,
     link::{InvalidIfname, Link, check_ifname},
     monitor::{EventStream, NetEvent, monitor},
     neighbour::Neighbour,
     request::Netlink,
-    route::NextHop,
+    route::{NextHop, Route},
     tunnel::TUNNEL_MTU,
     veth::{ContainerLink, HOST_VETH_MTU},
 };

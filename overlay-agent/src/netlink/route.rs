@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType},
@@ -25,6 +26,15 @@ pub struct NextHop {
     pub prefsrc: Option<Ipv4Addr>,
     /// The largest IP packet on this way in bytes, where a route or a path discovery says so.
     pub mtu: Option<u32>,
+}
+
+/// A destination that a route, of whatever table and kind, speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Whom it leads to.
+    pub destination: Ipv4Net,
+    /// Index of the device that it leads through, if one.
+    pub oif: Option<u32>,
 }
 
 impl NextHop {
@@ -66,6 +76,16 @@ impl Netlink {
         Ok(best.as_ref().and_then(device))
     }
 
+    /// All IPv4 routes of the namespace.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn ipv4_routes(&self) -> Result<Vec<Route>, NetlinkError> {
+        let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes = self.list("list IPv4 routes", RouteNetlinkMessage::GetRoute(request)).await?;
+        Ok(routes.into_iter().filter_map(ipv4_route).collect())
+    }
+
     pub(super) async fn add_default_route(
         &self,
         ifindex: u32,
@@ -95,6 +115,17 @@ fn next_hop_of(route: &RouteMessage) -> Option<NextHop> {
         }
     }
     Some(hop)
+}
+
+fn ipv4_route(message: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+    let destination = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+        _ => None,
+    });
+    let destination = destination.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let destination = Ipv4Net::new(destination, route.header.destination_prefix_length).ok()?;
+    Some(Route { destination, oif: device(&route) })
 }
 
 fn mtu(metric: &RouteMetric) -> Option<u32> {

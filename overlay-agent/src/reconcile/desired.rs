@@ -10,6 +10,7 @@ use overlay_common::{
     config::{Config, FLAG_GENERIC_CHECKSUM, FLAG_XDP_DECAP},
     endpoint,
     fdb::{FdbEntry, FdbKey},
+    gateway::{Gateway, HostAddr},
     mac::Mac,
     neigh::{Neigh, NeighKey},
     network, policy,
@@ -19,7 +20,10 @@ use overlay_common::{
     wire::outer::{MTU_OVERHEAD, OuterHeader, TunnelEnd},
 };
 
-use super::tables::{RouteTarget, Tables};
+use super::{
+    host_addrs,
+    tables::{RouteTarget, Tables},
+};
 use crate::model::{Cluster, Endpoint, EndpointId, Name, Network, Node, Standing};
 
 /// What only this host knows.
@@ -41,8 +45,59 @@ pub struct Local {
     pub host_veths: BTreeMap<EndpointId, u32>,
     /// Hardware addresses of the next hops to other VTEPs, as far as they are known.
     pub next_hops: BTreeMap<Ipv4Addr, Mac>,
-    /// Indices that VTEPs have in the map now: an index never changes its meaning while it is in use.
+    /// The gateway device, if there is one.
+    pub gateway: Option<GatewayDevice>,
+    /// What stays as it is while it is in use.
+    pub kept: Kept,
+}
+
+/// What the maps hold now and must not change its meaning while it is in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Indices of VTEPs.
     pub vtep_indices: BTreeMap<Ipv4Addr, u32>,
+    /// Host-local addresses by ifindex of the host veth.
+    pub host_addrs: BTreeMap<u32, Ipv4Addr>,
+}
+
+impl Kept {
+    /// What these tables hold.
+    #[must_use]
+    pub fn of(tables: &Tables) -> Self {
+        let vtep = |(index, vtep): (&u32, &Vtep)| (Ipv4Addr::from(vtep.header.ip.dst), *index);
+        let addr = |(ifindex, addr): (&u32, &HostAddr)| (*ifindex, Ipv4Addr::from(addr.ipv4));
+        Self {
+            vtep_indices: tables.vteps.iter().map(vtep).collect(),
+            host_addrs: tables.host_addrs.iter().map(addr).collect(),
+        }
+    }
+}
+
+/// The gateway device: the way between containers and the host's own stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayDevice {
+    /// Index of the end that the host's stack knows.
+    pub ifindex: u32,
+    /// Index of the inner end.
+    pub inner_ifindex: u32,
+    /// Hardware address of the outer end.
+    pub mac: Mac,
+    /// Range of host-local addresses.
+    pub range: Ipv4Net,
+}
+
+impl GatewayDevice {
+    /// The host's own address on it, the first of the range.
+    #[must_use]
+    pub fn agent(&self) -> Ipv4Addr {
+        Self::agent_in(self.range)
+    }
+
+    /// The host's own address in a range.
+    #[must_use]
+    pub fn agent_in(range: Ipv4Net) -> Ipv4Addr {
+        range.hosts().next().unwrap_or(range.addr())
+    }
 }
 
 /// The underlay device.
@@ -95,7 +150,7 @@ pub fn desired(cluster: &Cluster, local: &Local) -> Tables {
 pub(super) fn ground(cluster: &Cluster, local: &Local) -> (Tables, Basis) {
     let networks: BTreeMap<&Name, &Network> = cluster.networks.iter().map(|(n, v)| (n, &v.record)).collect();
     let nodes = reachable_nodes(cluster, &local.node, &local.down);
-    let indices = assign_indices(nodes.values().copied(), &local.vtep_indices);
+    let indices = assign_indices(nodes.values().copied(), &local.kept.vtep_indices);
     let mut tables = Tables { config: config(local), ..Tables::default() };
     for network in networks.values() {
         add_network(&mut tables, network, local);
@@ -105,6 +160,9 @@ pub(super) fn ground(cluster: &Cluster, local: &Local) -> (Tables, Basis) {
         tables.vtep_members.insert(member(vtep::ANY_NETWORK, node.vtep), 1);
     }
     add_policies(&mut tables, cluster, &networks);
+    if let Some(gateway) = &local.gateway {
+        add_gateway(&mut tables, gateway, local);
+    }
     let place = |(name, node): (&&Name, &&Node)| ((*name).clone(), (node.vtep, indices[&node.vtep]));
     let basis = Basis {
         nodes: nodes.iter().map(place).collect(),
@@ -178,6 +236,22 @@ pub fn reachable_nodes<'a>(
     let others =
         cluster.nodes.iter().map(|(name, node)| (name, &node.record)).filter(|(name, _)| *name != here);
     others.filter(|(_, node)| is_reachable(node)).collect()
+}
+
+fn add_gateway(tables: &mut Tables, device: &GatewayDevice, local: &Local) {
+    tables.gateway = Gateway {
+        ifindex: device.ifindex,
+        range: device.range.network().octets(),
+        mask: device.range.netmask().octets(),
+        agent: device.agent().octets(),
+        mac: device.mac.0,
+        pad: [0; 2],
+    };
+    for (ifindex, addr) in host_addrs::assign(device, &local.host_veths, &local.kept.host_addrs) {
+        let addr = HostAddr { ipv4: addr.octets() };
+        tables.host_addrs.insert(ifindex, addr);
+        tables.host_owners.insert(addr, ifindex);
+    }
 }
 
 fn config(local: &Local) -> Config {

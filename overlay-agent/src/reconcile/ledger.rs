@@ -4,10 +4,7 @@
 //! It is a shortcut, never another truth: where a change reaches further, or where two containers claim the same entry,
 //! there is no shortcut and everything is computed anew. Proptests hold the two ways against each other.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_common::{
     fdb::{FdbEntry, FdbKey},
@@ -16,7 +13,7 @@ use overlay_common::{
 };
 
 use super::{
-    desired::{Basis, Local, Remote, add_local, ground},
+    desired::{Basis, Kept, Local, Remote, add_local, ground},
     plan::{Edits, Plan},
     tables::Tables,
 };
@@ -59,7 +56,7 @@ impl Ledger {
         let claims = remotes.len() + tables.endpoints.len();
         let plain =
             waiting == 0 && tables.fdb.len() == claims && tables.neigh.len() == claims + ground.neigh.len();
-        let local = Local { vtep_indices: tables.vtep_indices(), ..local };
+        let local = Local { kept: Kept::of(&tables), ..local };
         Self { tables, ground, basis, local, remotes, members, plain }
     }
 
@@ -102,7 +99,7 @@ impl Ledger {
             difference.carry_out(&mut self.tables);
             plan.extend(difference);
         }
-        self.local.vtep_indices = self.ground.vtep_indices();
+        self.local.kept = Kept::of(&self.ground);
         Ok((self, plan))
     }
 
@@ -220,13 +217,5 @@ fn put_back<K: Ord, V>(before: BTreeMap<K, Option<V>>, table: &mut BTreeMap<K, V
             Some(value) => drop(table.insert(key, value)),
             None => drop(table.remove(&key)),
         }
-    }
-}
-
-impl Tables {
-    /// The index of each VTEP.
-    #[must_use]
-    pub fn vtep_indices(&self) -> BTreeMap<Ipv4Addr, u32> {
-        self.vteps.iter().map(|(index, vtep)| (Ipv4Addr::from(vtep.header.ip.dst), *index)).collect()
     }
 }

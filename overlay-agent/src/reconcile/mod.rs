@@ -2,19 +2,21 @@
 //!
 //! * [`tables`]: the content of all maps as one value
 //! * [`mod@desired`]: what it should be
+//! * [`host_addrs`]: the addresses that containers have on this host
 //! * [`plan`]: the ordered changes from what it is to what it should be
 //! * [`ledger`]: what it should be, kept from pass to pass
 //!
 //! Level-triggered: a pass needs no memory of what happened, only of what is.
 
 pub mod desired;
+pub mod host_addrs;
 pub mod ledger;
 pub mod plan;
 pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use desired::{Local, desired};
+pub use desired::{Kept, Local, desired};
 pub use ledger::Ledger;
 pub use plan::Plan;
 pub use tables::{RouteTarget, Tables};

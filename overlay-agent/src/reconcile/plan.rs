@@ -6,6 +6,7 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey},
@@ -82,6 +83,8 @@ impl<K: Ord + Copy, V: PartialEq + Copy> Edits<K, V> {
 pub struct Plan {
     /// Map `config`.
     pub config: Option<Config>,
+    /// Map `gateway`.
+    pub gateway: Option<Gateway>,
     /// Map `networks`.
     pub networks: Edits<u32, Network>,
     /// Map `vteps`.
@@ -90,6 +93,10 @@ pub struct Plan {
     pub vtep_members: Edits<VtepMemberKey, u32>,
     /// Map `endpoints`.
     pub endpoints: Edits<u32, Endpoint>,
+    /// Map `host_addrs`.
+    pub host_addrs: Edits<u32, HostAddr>,
+    /// Map `host_owners`.
+    pub host_owners: Edits<HostAddr, u32>,
     /// Map `fdb`.
     pub fdb: Edits<FdbKey, FdbEntry>,
     /// Map `neigh`.
@@ -108,10 +115,13 @@ impl Plan {
     pub fn between(observed: &Tables, desired: &Tables) -> Self {
         Self {
             config: (observed.config != desired.config).then_some(desired.config),
+            gateway: (observed.gateway != desired.gateway).then_some(desired.gateway),
             networks: Edits::between(&observed.networks, &desired.networks),
             vteps: Edits::between(&observed.vteps, &desired.vteps),
             vtep_members: Edits::between(&observed.vtep_members, &desired.vtep_members),
             endpoints: Edits::between(&observed.endpoints, &desired.endpoints),
+            host_addrs: Edits::between(&observed.host_addrs, &desired.host_addrs),
+            host_owners: Edits::between(&observed.host_owners, &desired.host_owners),
             fdb: Edits::between(&observed.fdb, &desired.fdb),
             neigh: Edits::between(&observed.neigh, &desired.neigh),
             policy: Edits::between(&observed.policy, &desired.policy),
@@ -123,10 +133,13 @@ impl Plan {
     /// Changes the tables as the maps are changed.
     pub(super) fn carry_out(&self, tables: &mut Tables) {
         tables.config = self.config.unwrap_or(tables.config);
+        tables.gateway = self.gateway.unwrap_or(tables.gateway);
         self.networks.carry_out(&mut tables.networks);
         self.vteps.carry_out(&mut tables.vteps);
         self.vtep_members.carry_out(&mut tables.vtep_members);
         self.endpoints.carry_out(&mut tables.endpoints);
+        self.host_addrs.carry_out(&mut tables.host_addrs);
+        self.host_owners.carry_out(&mut tables.host_owners);
         self.fdb.carry_out(&mut tables.fdb);
         self.neigh.carry_out(&mut tables.neigh);
         self.policy.carry_out(&mut tables.policy);
@@ -137,10 +150,13 @@ impl Plan {
     /// Adds the changes of another plan, of other entries.
     pub(super) fn extend(&mut self, other: Self) {
         self.config = other.config.or(self.config);
+        self.gateway = other.gateway.or(self.gateway);
         self.networks.extend(other.networks);
         self.vteps.extend(other.vteps);
         self.vtep_members.extend(other.vtep_members);
         self.endpoints.extend(other.endpoints);
+        self.host_addrs.extend(other.host_addrs);
+        self.host_owners.extend(other.host_owners);
         self.fdb.extend(other.fdb);
         self.neigh.extend(other.neigh);
         self.policy.extend(other.policy);
@@ -152,10 +168,13 @@ impl Plan {
     #[must_use]
     pub fn len(&self) -> usize {
         usize::from(self.config.is_some())
+            + usize::from(self.gateway.is_some())
             + self.networks.len()
             + self.vteps.len()
             + self.vtep_members.len()
             + self.endpoints.len()
+            + self.host_addrs.len()
+            + self.host_owners.len()
             + self.fdb.len()
             + self.neigh.len()
             + self.policy.len()

@@ -6,6 +6,7 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey},
@@ -43,6 +44,12 @@ pub struct Tables {
     pub policy: BTreeMap<PolicyKey, Policy>,
     /// Map `routes`: the VNI that each subnet leads to.
     pub routes: BTreeMap<RouteTarget, u32>,
+    /// Map `gateway`; all zero if there is none.
+    pub gateway: Gateway,
+    /// Map `host_addrs`, by ifindex of the host veth.
+    pub host_addrs: BTreeMap<u32, HostAddr>,
+    /// Map `host_owners`.
+    pub host_owners: BTreeMap<HostAddr, u32>,
     /// Keys of map `endpoint_stats`: without an entry the programs do not count.
     pub endpoint_stats: BTreeMap<u32, ()>,
 }

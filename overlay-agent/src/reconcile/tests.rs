@@ -18,7 +18,10 @@ use overlay_common::{
 use proptest::prelude::*;
 use rstest::rstest;
 
-use super::{Ledger, Local, Plan, RouteTarget, Tables, desired, desired::Underlay};
+use super::{
+    Kept, Ledger, Local, Plan, RouteTarget, Tables, desired,
+    desired::{GatewayDevice, Underlay},
+};
 use crate::{
     model::{
         Cluster, Endpoint, EndpointId, Life, Name, Network, NetworkState, Node, Policy, cluster::Versioned,
@@ -99,6 +102,7 @@ impl Draft {
             mac: Mac::from_ipv4(ipv4.octets()),
             ifname: "eth0".to_owned(),
             netns: String::new(),
+            published: Vec::new(),
         };
         self.0.endpoints.insert(record.id.clone(), versioned(record));
         self
@@ -133,7 +137,8 @@ impl Draft {
             xdp_decap: false,
             host_veths: mine.map(|e| e.record.id.clone()).zip(100..).collect(),
             next_hops: BTreeMap::from([(vtep(2), Mac([2, 0, 0, 0, 0, 2]))]),
-            vtep_indices: BTreeMap::new(),
+            gateway: None,
+            kept: Kept::default(),
         }
     }
 }
@@ -233,9 +238,9 @@ fn a_node_whose_address_another_has_by_now_is_withdrawn(#[values(Life::Stopped, 
 fn a_node_that_returns_with_another_address_replaces_its_old_one() {
     let mut draft = two_hosts().endpoint(2, 256, "10.0.0.3");
     let before = draft.tables();
-    let vtep_indices = before.vteps.iter().map(|(i, v)| (v.header.ip.dst.into(), *i)).collect();
+    let kept = Kept::of(&before);
     draft.0.nodes.get_mut(&name("host2")).unwrap().record.vtep = vtep(9);
-    let after = desired(&draft.0, &Local { vtep_indices, ..draft.local() });
+    let after = desired(&draft.0, &Local { kept, ..draft.local() });
     let old = vtep(2).octets();
     assert!(after.vteps.values().all(|v| v.header.ip.dst != old));
     assert!(after.vtep_members.keys().all(|key| key.vtep_addr != old));
@@ -274,7 +279,8 @@ fn a_vtep_keeps_its_index_and_a_new_one_never_gets_an_index_in_use() {
     let draft = two_hosts().node(3).node(4);
     // Host 9 is gone, but entries of this moment may still name its index.
     let vtep_indices = BTreeMap::from([(vtep(3), 1), (vtep(9), 2)]);
-    let tables = desired(&draft.0, &Local { vtep_indices, ..draft.local() });
+    let tables =
+        desired(&draft.0, &Local { kept: Kept { vtep_indices, ..Kept::default() }, ..draft.local() });
     let at = |index: u32| tables.vteps.get(&index).map(|v| Ipv4Addr::from(v.header.ip.dst));
     assert_eq!((at(1), at(2), at(3), at(4)), (Some(vtep(3)), None, Some(vtep(2)), Some(vtep(4))));
 }
@@ -314,6 +320,11 @@ fn a_container_that_moves_from_here_to_another_host_has_no_shortcut() {
     after.0.endpoints.insert(moved.clone(), endpoint);
     let ledger = Ledger::new(&before.0, before.local());
     assert!(ledger.follow(&after.0, None, &BTreeSet::from([&moved])).is_err());
+}
+
+fn gateway_device(ifindex: u32) -> GatewayDevice {
+    let range = "172.18.0.0/16".parse().unwrap();
+    GatewayDevice { ifindex, inner_ifindex: ifindex + 1, mac: Mac([2, 0, 0, 0, 0, 7]), range }
 }
 
 /// An endpoint of many that may claim the same: its identity, host, network and address.
@@ -357,6 +368,7 @@ proptest! {
     #[test]
     fn a_shortcut_over_new_ground_leads_where_the_long_way_leads(
         before in claims(), after in claims(), host in 4u8..8, known in any::<bool>(), policy in any::<bool>(), mtu in 1400u16..1600,
+        gateway in proptest::option::of(7u32..9),
     ) {
         let (old, mut new) = (claimed(&before), claimed(&after).node(host));
         if policy {
@@ -364,13 +376,14 @@ proptest! {
         }
         let mut local = Local { host_veths: old.local().host_veths, ..new.local() };
         local.underlay.mtu = mtu;
+        local.gateway = gateway.map(gateway_device);
         if known {
             local.next_hops.insert(vtep(host), Mac([2, 0, 0, 0, 0, host]));
         }
         let ids: BTreeSet<EndpointId> = old.0.endpoints.keys().chain(new.0.endpoints.keys()).cloned().collect();
         let changed = ids.iter().filter(|id| old.0.endpoints.get(*id) != new.0.endpoints.get(*id)).collect();
         let ledger = Ledger::new(&old.0, old.local());
-        let now = Local { vtep_indices: ledger.local().vtep_indices.clone(), ..local };
+        let now = Local { kept: ledger.local().kept.clone(), ..local };
         match ledger.clone().follow(&new.0, Some(now.clone()), &changed) {
             Ok((followed, plan)) => {
                 let wanted = desired(&new.0, &now);
@@ -393,7 +406,7 @@ fn a_host_that_joins_and_a_next_hop_that_is_found_touch_no_containers_entry() {
     let mut local = ledger.local().clone();
     let (ledger, plan) = ledger.follow(&after.0, Some(local.clone()), &BTreeSet::new()).expect("a shortcut");
     assert_eq!((plan.len(), plan.vteps.put.len(), plan.vtep_members.put.len()), (2, 1, 1));
-    local.vtep_indices = ledger.local().vtep_indices.clone();
+    local.kept = ledger.local().kept.clone();
     local.next_hops.insert(vtep(3), Mac([2, 0, 0, 0, 0, 3]));
     let (_, plan) = ledger.follow(&after.0, Some(local), &BTreeSet::new()).expect("a shortcut");
     assert_eq!((plan.len(), plan.vteps.put.len()), (1, 1));

@@ -10,10 +10,11 @@ use super::{
     claim::{claim, release},
     endpoints::{inspect, is_in, is_local, with_prefix},
     nodes::open_node,
+    publish,
 };
 use crate::{
     api::types::{AttachRequest, AttachResult, CniInterface, CniIp, CniRoute, NetnsRef},
-    model::{Endpoint, EndpointId, Name, Network},
+    model::{Endpoint, EndpointId, Name, Network, Publication},
     netlink::{self, ContainerConfig, ContainerLink, ContainerRoute, Link, NetlinkError},
     netns::{self, NetnsHandle},
     paths,
@@ -42,8 +43,13 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
         netns: request.netns,
         ip: request.ip,
         mac: request.mac,
+        published: request.publish.clone(),
     };
+    // Nobody else may be given a port between the look at it and the record that holds it.
+    let publishing = context.publishing.lock().await;
+    publish::check(context, &network.record, &request.publish)?;
     let (endpoint, revision) = claim(context, &network.record.name, &plan, &ns).await?;
+    drop(publishing);
     match plumb(context, &ns, &endpoint, &network.record, revision).await {
         Ok(plumbing) => {
             tracing::info!(endpoint = %endpoint.name, network = %endpoint.network, ip = %endpoint.ipv4, "attached");
@@ -64,6 +70,7 @@ pub(super) struct Plan {
     pub(super) netns: NetnsRef,
     pub(super) ip: Option<Ipv4Addr>,
     pub(super) mac: Option<Mac>,
+    pub(super) published: Vec<Publication>,
 }
 
 impl Plan {

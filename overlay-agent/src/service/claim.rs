@@ -42,6 +42,7 @@ pub(super) async fn claim(
             mac: plan.mac.unwrap_or(Mac::from_ipv4(choice.ip.octets())),
             ifname: plan.ifname.clone(),
             netns: ns.path().display().to_string(),
+            published: plan.published.clone(),
         };
         check_mac_free(&cluster, &network.record, &endpoint)?;
         let transaction = claiming(Transaction::new(), &endpoint, node, network.revision, &choice);

@@ -46,13 +46,14 @@ fn views_of(context: &Context, wanted: impl Fn(&Endpoint) -> bool) -> Result<Vec
         (datapath.maps().endpoint_stats()?, datapath.maps().drops()?)
     };
     let drops = views::drops_by_veth(context, &drops);
-    let veths = context.reconciler.report().host_veths;
+    let report = context.reconciler.report();
     let local = |endpoint: &Endpoint| {
-        let ifindex = *veths.get(&endpoint.id)?;
+        let ifindex = *report.host_veths.get(&endpoint.id)?;
         let stats = stats.get(&ifindex).copied().unwrap_or_default();
         Some(LocalEndpointView {
             host_ifname: paths::host_veth(&endpoint.id),
             host_ifindex: ifindex,
+            host_ip: report.host_addrs.get(&endpoint.id).copied(),
             tx_packets: stats.tx_packets,
             tx_bytes: stats.tx_bytes,
             rx_packets: stats.rx_packets,
@@ -77,6 +78,7 @@ pub(super) fn view(endpoint: &Endpoint, subnet: Ipv4Net, local: Option<LocalEndp
         mac: endpoint.mac,
         ifname: endpoint.ifname.clone(),
         netns: endpoint.netns.clone(),
+        published: endpoint.published.clone(),
         local,
     }
 }

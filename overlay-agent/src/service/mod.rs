@@ -4,7 +4,7 @@
 //! later step fails. One that changes something runs in a task of its own: a caller that goes away does
 //! not leave it half done.
 //!
-//! * [`networks`], [`attach`], [`detach`], [`policies`]: the operations
+//! * [`networks`], [`attach`], [`detach`], [`policies`], [`publish`]: the operations
 //! * [`claim`]: names and addresses, decided by the store
 //! * [`export`]: the cluster's state as a document
 //! * [`verify`]: what is not as it should be
@@ -21,6 +21,7 @@ mod networks;
 mod nodes;
 mod policies;
 mod progress;
+mod publish;
 pub(crate) mod retire;
 mod verify;
 mod views;
@@ -40,11 +41,12 @@ use crate::{
     agent::{mirror::Mirror, outbox::Outbox, presence::Absences, reconciler, repairs::Repairs},
     api::types::{
         AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-        MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, RemovedNode, Status,
+        MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, PublicationView, RemovedNode,
+        Status,
     },
     config::Config,
     datapath::Datapath,
-    model::{Cluster, Name, Network, cluster::Versioned},
+    model::{Cluster, Name, Network, Publication, cluster::Versioned},
     netlink::Netlink,
     store::{Failure, Revision, Store, transfer::Exported},
     verify::Verification,
@@ -78,6 +80,8 @@ pub struct Context {
     pub in_progress: Arc<InProgress>,
     /// What the agent repaired by itself.
     pub repairs: Arc<Repairs>,
+    /// Held while ports of this host are given away.
+    pub publishing: tokio::sync::Mutex<()>,
     /// What is not as it should be on this host.
     pub warnings: Vec<String>,
 }
@@ -227,6 +231,35 @@ impl Service {
     pub async fn deny(&self, a: &Name, b: &Name) -> Result<()> {
         let (a, b) = (a.clone(), b.clone());
         self.change(async move |context| policies::deny(&context, &a, &b).await).await
+    }
+
+    /// Published ports on all nodes.
+    pub async fn publications(&self) -> Result<Vec<PublicationView>> {
+        Ok(publish::list(&self.context))
+    }
+
+    /// Publishes a port of an endpoint; all that it publishes now.
+    pub async fn publish(
+        &self,
+        network: &Name,
+        endpoint: &Name,
+        publication: Publication,
+    ) -> Result<Vec<PublicationView>> {
+        let (network, endpoint) = (network.clone(), endpoint.clone());
+        self.change(async move |context| publish::publish(&context, &network, &endpoint, publication).await)
+            .await
+    }
+
+    /// Takes a published port back; all that the endpoint publishes then.
+    pub async fn unpublish(
+        &self,
+        network: &Name,
+        endpoint: &Name,
+        publication: Publication,
+    ) -> Result<Vec<PublicationView>> {
+        let (network, endpoint) = (network.clone(), endpoint.clone());
+        self.change(async move |context| publish::unpublish(&context, &network, &endpoint, publication).await)
+            .await
     }
 
     /// The agent's state.

@@ -40,6 +40,7 @@ pub fn status(context: &Context) -> Status {
             vxlan_port: context.config.vxlan_port,
         },
         xdp: report.xdp,
+        gateway: report.gateway,
         counts: Counts {
             networks: cluster.networks.len(),
             endpoints: cluster.endpoints.len(),

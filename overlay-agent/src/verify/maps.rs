@@ -20,6 +20,7 @@ pub fn differences(cluster: &Cluster, local: &Local, found: &Tables, wanted: &Ta
     }
     let who = Who::of(cluster, local);
     let config = |t: &Tables| BTreeMap::from([((), t.config)]);
+    let gateway = |t: &Tables| BTreeMap::from([((), t.gateway)]);
     [
         compare(map::CONFIG, &config(found), &config(wanted), |(), c| dump::config(c), |(), _| who.local()),
         compare(map::NETWORKS, &found.networks, &wanted.networks, dump::network, |vni, _| who.vni(*vni)),
@@ -34,6 +35,23 @@ pub fn differences(cluster: &Cluster, local: &Local, found: &Tables, wanted: &Ta
         compare(map::NEIGH, &found.neigh, &wanted.neigh, dump::neigh, |key, _| who.ip(key.vni, key.ipv4)),
         compare(map::POLICY, &found.policy, &wanted.policy, dump::policy, |key, _| who.vni(key.src_vni)),
         compare(map::ROUTES, &found.routes, &wanted.routes, dump::route, |_, vni| who.vni(*vni)),
+        compare(
+            map::GATEWAY,
+            &gateway(found),
+            &gateway(wanted),
+            |(), g| dump::gateway(g),
+            |(), _| who.local(),
+        ),
+        compare(map::HOST_ADDRS, &found.host_addrs, &wanted.host_addrs, dump::host_addr, |ifindex, _| {
+            who.veth(*ifindex)
+        }),
+        compare(
+            map::HOST_OWNERS,
+            &found.host_owners,
+            &wanted.host_owners,
+            |addr, ifindex| dump::host_addr(ifindex, addr),
+            |_, ifindex| who.veth(*ifindex),
+        ),
         compare(
             map::ENDPOINT_STATS,
             &found.endpoint_stats,
@@ -157,7 +175,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::reconcile::desired::Underlay;
+    use crate::reconcile::{Kept, desired::Underlay};
 
     fn local() -> Local {
         let underlay = Underlay {
@@ -176,7 +194,8 @@ mod tests {
             xdp_decap: false,
             host_veths: BTreeMap::new(),
             next_hops: BTreeMap::new(),
-            vtep_indices: BTreeMap::new(),
+            gateway: None,
+            kept: Kept::default(),
         }
     }
 

@@ -44,6 +44,8 @@ pub enum Layer {
     Device,
     /// A neighbour entry.
     Neighbour,
+    /// The host's packet filter.
+    Firewall,
 }
 
 impl std::fmt::Display for Layer {
@@ -56,6 +58,7 @@ impl std::fmt::Display for Layer {
             Self::Pin => "pin",
             Self::Device => "device",
             Self::Neighbour => "neighbour",
+            Self::Firewall => "firewall",
         })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    kernel::{BRIDGE, Kernel, TUNNEL},
+    kernel::{BRIDGE, GATEWAY, GATEWAY_INNER, Kernel, TUNNEL},
     store::{Records, number, text},
 };
 use crate::{host::Host, underlay::UNDERLAY_IFNAME};
@@ -116,6 +116,8 @@ impl<'a> Expected<'a> {
                 let ifindex = self.ifindex(&veth);
                 self.line(format!("fdb: {vni} {mac} veth {ifindex}"));
                 self.line(format!("endpoints: {ifindex} vni {vni} ip {ip} mac {mac}"));
+                self.line(format!("host_addrs: {ifindex} of {ifindex}"));
+                self.line(format!("host_owners: {ifindex}"));
                 self.line(format!("endpoint_stats: {ifindex}"));
                 self.line(format!("device: {veth} up port of {BRIDGE} mtu 65535"));
                 self.line(format!("program: from_endpoint at tcx of {veth}"));
@@ -173,6 +175,11 @@ impl<'a> Expected<'a> {
     fn devices(&mut self) {
         self.line(format!("device: {TUNNEL} up port of {BRIDGE} mtu 65485"));
         self.line(format!("device: {BRIDGE} down port of none"));
+        let (found, most) = (self.found, number(self.underlay(), "mtu") - OVERHEAD);
+        let mac = found.devices.get(GATEWAY).map_or("unknown", |device| text(device, "address"));
+        self.line(format!("gateway: {} mac {mac}", self.ifindex(GATEWAY)));
+        self.line(format!("device: {GATEWAY} up port of none mtu {most}"));
+        self.line(format!("device: {GATEWAY_INNER} up port of none mtu 65535"));
     }
 
     fn programs(&mut self) {
@@ -180,7 +187,9 @@ impl<'a> Expected<'a> {
         self.line(format!("program: from_tunnel at tcx of {TUNNEL}"));
         self.line(format!("pin: links/from_underlay-{UNDERLAY_IFNAME}"));
         self.line(format!("pin: links/from_tunnel-{TUNNEL}"));
-        for program in ["from_endpoint", "from_tunnel", "from_underlay", "xdp_underlay"] {
+        self.line(format!("program: from_host at tcx of {GATEWAY_INNER}"));
+        self.line(format!("pin: links/from_host-{GATEWAY_INNER}"));
+        for program in ["from_endpoint", "from_host", "from_tunnel", "from_underlay", "xdp_underlay"] {
             self.line(format!("pin: programs/{program}"));
         }
         if ["filter", "decap"].contains(&self.flag("--xdp")) {

@@ -18,6 +18,8 @@ use crate::{exec, host::Host, underlay::UNDERLAY_IFNAME};
 
 pub(super) const TUNNEL: &str = "ovl-tunnel";
 pub(super) const BRIDGE: &str = "ovl-headroom";
+pub(super) const GATEWAY: &str = "ovl-gw";
+pub(super) const GATEWAY_INNER: &str = "ovl-gw-in";
 
 /// A host as it is, in lines of text; and what the expectations need to know of it.
 pub(super) struct Kernel {
@@ -89,6 +91,7 @@ fn map_lines(host: &Host) -> Vec<String> {
         entries(host, map).iter().map(|(key, value)| line(key, value)).collect()
     };
     let vteps = vteps(host);
+    let owners = entries(host, "host_owners");
     [
         of("config", &|_, c| {
             format!(
@@ -109,6 +112,9 @@ fn map_lines(host: &Host) -> Vec<String> {
         of("endpoints", &|ifindex, e| {
             format!("endpoints: {ifindex} vni {} ip {} mac {}", e["vni"], dotted(&e["ipv4"]), mac(&e["mac"]))
         }),
+        of("gateway", &|_, g| format!("gateway: {} mac {}", g["ifindex"], mac(&g["mac"]))),
+        of("host_addrs", &|ifindex, addr| format!("host_addrs: {ifindex} {}", owner(&owners, addr))),
+        of("host_owners", &|_, ifindex| format!("host_owners: {ifindex}")),
         of("endpoint_stats", &|ifindex, _| format!("endpoint_stats: {ifindex}")),
         of("fdb", &|key, entry| {
             let index = entry["vtep"].as_u64().unwrap_or_default();
@@ -184,9 +190,15 @@ impl Header {
     }
 }
 
+/// Whose a host-local address is.
+fn owner(owners: &[(Value, Value)], addr: &Value) -> String {
+    let found = owners.iter().find(|(key, _)| key == addr);
+    found.map_or_else(|| "of nobody".to_owned(), |(_, ifindex)| format!("of {ifindex}"))
+}
+
 fn device_line(device: &Value) -> Option<String> {
     let name = text(device, "ifname");
-    let is_ours = [TUNNEL, BRIDGE].contains(&name) || is_host_veth(name);
+    let is_ours = [TUNNEL, BRIDGE, GATEWAY, GATEWAY_INNER].contains(&name) || is_host_veth(name);
     let up = device["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "UP"));
     let (master, mtu) = (device["master"].as_str().unwrap_or("none"), &device["mtu"]);
     // The bridge takes the MTU of its ports.

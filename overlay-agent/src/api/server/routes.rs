@@ -15,10 +15,10 @@ use super::reply::{Body, Failure, Params};
 use crate::{
     api::types::{
         AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-        MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, RemoveNode, RemovedNode,
-        STALE_HEADER, Status,
+        MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, PublicationView, RemoveNode,
+        RemovedNode, STALE_HEADER, Status,
     },
-    model::Name,
+    model::{Name, Publication},
     service::Service,
     store::transfer::Exported,
     verify::Verification,
@@ -33,12 +33,14 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{network}", get(network).delete(remove_network))
         .route("/v1/networks/{network}/endpoints", post(attach))
+        .route("/v1/networks/{network}/endpoints/{endpoint}/published", post(publish).delete(unpublish))
         .route("/v1/networks/{network}/detach", post(detach))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/endpoints/{endpoint}", get(endpoint))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{node}", get(node).delete(remove_node))
         .route("/v1/nodes/{node}/drain", put(drain).delete(undrain))
+        .route("/v1/published", get(publications))
         .route("/v1/policies", get(policies))
         .route("/v1/policies/{a}/{b}", put(allow).delete(deny))
         .route("/v1/status", get(status))
@@ -149,6 +151,26 @@ async fn deny(
 ) -> Result<StatusCode, Failure> {
     service.deny(&a, &b).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn publications(State(service): State<Agent>) -> Answer<Vec<PublicationView>> {
+    Ok(Json(service.publications().await?))
+}
+
+async fn publish(
+    State(service): State<Agent>,
+    Params((network, endpoint)): Params<(Name, Name)>,
+    Body(publication): Body<Publication>,
+) -> Answer<Vec<PublicationView>> {
+    Ok(Json(service.publish(&network, &endpoint, publication).await?))
+}
+
+async fn unpublish(
+    State(service): State<Agent>,
+    Params((network, endpoint)): Params<(Name, Name)>,
+    Body(publication): Body<Publication>,
+) -> Answer<Vec<PublicationView>> {
+    Ok(Json(service.unpublish(&network, &endpoint, publication).await?))
 }
 
 async fn status(State(service): State<Agent>) -> Answer<Status> {
