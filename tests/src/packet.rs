@@ -49,6 +49,12 @@ impl Addr {
         mac_text(self.mac)
     }
 
+    /// Another IP address behind the same hardware address.
+    #[must_use]
+    pub fn at(self, ip: Ipv4Addr) -> Self {
+        Self { ip, ..self }
+    }
+
     /// The same IP address behind another hardware address.
     #[must_use]
     pub fn behind(self, mac: [u8; 6]) -> Self {

@@ -192,7 +192,8 @@ fn to_nobody(own: Addr, peer: Addr, gateway: Addr) -> Vec<Row> {
             Frame::arp_request(own, Ipv4Addr::new(192, 0, 2, 9)),
             ArpUnanswered,
         ),
-        ("an address of no network, through the gateway", via_gateway(Ipv4Addr::new(192, 0, 2, 9)), NoRoute),
+        ("a host-local address, through the gateway", via_gateway(Ipv4Addr::new(172, 18, 0, 9)), HostLocal),
+        ("the host's loopback address, through the gateway", via_gateway(Ipv4Addr::LOCALHOST), Martian),
         ("nobody's address, through the gateway", via_gateway(nobody), UnknownDestination),
         (
             "a TTL of 1, through the gateway",

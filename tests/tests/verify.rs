@@ -255,7 +255,7 @@ fn programs_and_pins_that_somebody_takes_away_are_named_and_mended() {
         drifts
             .push(Drift::new(&format!("unpin {pin}"), "pin", pin, move |_| fs::remove_file(&path).unwrap()));
     }
-    assert_eq!(drifts.len(), 4 * 2 + 2, "all links are there");
+    assert_eq!(drifts.len(), 5 * 2 + 2, "all links are there");
     for drift in drifts {
         let named = world.expect_named(&drift);
         println!("{}: {}", drift.what, named.reason);

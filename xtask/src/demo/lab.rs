@@ -29,6 +29,11 @@ const CONTAINERS: [&str; 3] = ["bbox1", "bbox2", "bbox3"];
 /// Where a store that is a server runs.
 const STORE: &str = "store";
 const STORE_ADDR: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
+/// A machine that knows nothing of the overlay, and the router of every host.
+pub const WORLD: &str = "world";
+const WORLD_ADDR: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 200);
+/// An address beyond that router.
+pub const FAR: &str = "198.51.100.1";
 const PREFIX: &str = "ovl-demo";
 const RUN_DIR: &str = "/run/ovl-demo";
 /// How long a command of the demo may take in seconds.
@@ -93,6 +98,16 @@ impl Lab {
         inside(container, &["ping", "-c", "3", "-i", "0.2", "-W", "1", address])
     }
 
+    /// Waits in a container for one connection, and says who made it.
+    pub fn listen(&self, container: &str, port: &str) -> Command {
+        inside(container, &["timeout", PATIENCE, "nc", "-l", "-v", "-n", port])
+    }
+
+    /// Connects from the world.
+    pub fn connect(&self, address: &str, port: &str) -> Command {
+        inside(WORLD, &["nc", "-z", "-n", "-w", "2", address, port])
+    }
+
     /// Shows the next VXLAN packet on a host's underlay device.
     pub fn capture(&self, host: &str) -> Command {
         inside(host, &["timeout", PATIENCE, "tcpdump", "-i", "eth0", "-nn", "-c", "1", "udp port 4789"])
@@ -128,7 +143,7 @@ impl Lab {
     }
 
     fn wire(&self) -> Result<()> {
-        for name in HOSTS.iter().chain(&CONTAINERS).chain(&[STORE, "wire"]) {
+        for name in HOSTS.iter().chain(&CONTAINERS).chain(&[STORE, WORLD, "wire"]) {
             ip(&["netns", "add", &netns(name)])?;
             ip(&["-n", &netns(name), "link", "set", "lo", "up"])?;
         }
@@ -136,12 +151,16 @@ impl Lab {
         ip(&["-n", &wire, "link", "add", "br0", "type", "bridge"])?;
         ip(&["-n", &wire, "link", "set", "br0", "up"])?;
         let hosts = (1..).map(|number| Ipv4Addr::new(192, 168, 77, number)).zip(HOSTS);
-        for (address, host) in hosts.chain([(STORE_ADDR, STORE)]) {
+        for (address, host) in hosts.chain([(STORE_ADDR, STORE), (WORLD_ADDR, WORLD)]) {
             let (ns, port, address) = (netns(host), format!("to-{host}"), format!("{address}/24"));
             ip(&["-n", &ns, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &wire])?;
             ip(&["-n", &wire, "link", "set", &port, "master", "br0", "up"])?;
             ip(&["-n", &ns, "address", "add", &address, "dev", "eth0"])?;
             ip(&["-n", &ns, "link", "set", "eth0", "up"])?;
+        }
+        ip(&["-n", &netns(WORLD), "address", "add", FAR, "dev", "lo"])?;
+        for host in HOSTS {
+            ip(&["-n", &netns(host), "route", "add", "default", "via", &WORLD_ADDR.to_string()])?;
         }
         Ok(())
     }
@@ -157,7 +176,7 @@ impl Lab {
             result = result.and(process::output(&mut cleanup).map(drop));
         }
         self.server = None;
-        let namespaces = HOSTS.iter().chain(&CONTAINERS).chain(&[STORE, "wire"]);
+        let namespaces = HOSTS.iter().chain(&CONTAINERS).chain(&[STORE, WORLD, "wire"]);
         for name in namespaces.filter(|name| netns_path(name).exists()) {
             result = result.and(ip(&["netns", "delete", &netns(name)]));
         }

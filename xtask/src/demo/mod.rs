@@ -84,6 +84,7 @@ fn play(lab: &Lab, script: &mut Script) {
     crossing(lab, script);
     isolation(lab, script);
     joining(lab, script);
+    world(lab, script);
     maps(lab, script);
     if let Some(browse) = lab.browse() {
         store(browse, script);
@@ -160,6 +161,17 @@ fn joining(lab: &Lab, script: &mut Script) {
     );
     let ping = script.run(lab.ping("bbox3", "10.0.0.2"));
     script.expect("now bbox3 reaches bbox1", ping.succeeded());
+}
+
+fn world(lab: &Lab, script: &mut Script) {
+    script.heading("Out into the world, and in from it");
+    let ping = script.run(lab.ping("bbox1", lab::FAR));
+    script.expect("bbox1 reaches a machine outside the overlay", ping.succeeded());
+    let published = script.run(lab.overlay("host1", &["publish", "ov_net1", "bbox1", "8080:80"]));
+    script.expect("port 8080 of host1 leads to bbox1", published.succeeded());
+    let seen =
+        script.run_during(lab.listen("bbox1", "80"), "Listening", || lab.connect("192.168.77.1", "8080"));
+    script.expect("the world connects to it, and bbox1 sees who it is", seen.has(&["192.168.77.200"]));
 }
 
 fn maps(lab: &Lab, script: &mut Script) {
