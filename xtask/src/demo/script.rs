@@ -126,7 +126,8 @@ fn run_both(command: &mut Command, ready: &str, other: impl FnOnce()) -> Result<
         .spawn()
         .context("cannot be started")?;
     let errors = child.stderr.take().context("no standard error")?;
-    for line in BufReader::new(errors).lines() {
+    let mut errors = BufReader::new(errors);
+    for line in errors.by_ref().lines() {
         if line?.contains(ready) {
             break;
         }
@@ -134,5 +135,7 @@ fn run_both(command: &mut Command, ready: &str, other: impl FnOnce()) -> Result<
     other();
     let mut text = String::new();
     child.stdout.take().context("no standard output")?.read_to_string(&mut text)?;
+    // Some tools say there what they found.
+    errors.read_to_string(&mut text)?;
     Ok(Answer { succeeded: child.wait()?.success(), text })
 }
