@@ -12,6 +12,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod dns;
 pub mod ipam;
 pub mod model;
 pub mod nat;

@@ -83,6 +83,9 @@ pub struct AttachRequest {
     /// Name in the network; that of the namespace, or one made from the id, if left out.
     #[serde(default)]
     pub name: Option<Name>,
+    /// Other names, which other endpoints of the network may have too.
+    #[serde(default)]
+    pub aliases: Vec<Name>,
     /// Name of the interface in the container; the first free of eth0, eth1 … if left out.
     #[serde(default)]
     pub ifname: Option<String>,
@@ -171,6 +174,9 @@ pub struct EndpointView {
     pub id: EndpointId,
     /// Its name in the network.
     pub name: Name,
+    /// Other names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Name>,
     /// The network.
     pub network: Name,
     /// The node it runs on.

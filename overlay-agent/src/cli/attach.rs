@@ -21,7 +21,7 @@ The result is that of the CNI (specification 1.1.0), as JSON.
 Examples:
   overlay attach ov_net1 --netns bbox1
   overlay attach ov_net1 --netns /run/netns/bbox1 --ip 10.0.0.9 --ifname eth1
-  overlay attach ov_net1 --pid 4242 --name web")]
+  overlay attach ov_net1 --pid 4242 --name web --alias www")]
 pub(super) struct Attach {
     /// Name of the network
     network: Name,
@@ -30,6 +30,9 @@ pub(super) struct Attach {
     /// Name of the endpoint [default: that of the namespace, or one made from the id]
     #[arg(long)]
     name: Option<Name>,
+    /// Another name, which others in the network may have too; may be given several times
+    #[arg(long = "alias", value_name = "NAME")]
+    aliases: Vec<Name>,
     /// Name of the interface in the container [default: the first free of eth0, eth1 …]
     #[arg(long)]
     ifname: Option<String>,
@@ -106,9 +109,9 @@ impl Attach {
     }
 
     pub(super) fn request(self) -> (Name, AttachRequest) {
-        let Self { network, container, name, ifname, ip, mac, publish } = self;
+        let Self { network, container, name, aliases, ifname, ip, mac, publish } = self;
         let netns = container.netns.or(container.pid).expect("clap demands one of the group");
-        (network, AttachRequest { netns, name, ifname, ip, mac, publish })
+        (network, AttachRequest { netns, name, aliases, ifname, ip, mac, publish })
     }
 }
 

@@ -175,6 +175,7 @@ fn endpoint(name: &str) -> EndpointView {
         published: Vec::new(),
         id: "00112233445566ff".parse().unwrap(),
         name: name.parse().unwrap(),
+        aliases: Vec::new(),
         network: "ov_net1".parse().unwrap(),
         node: "host1".parse().unwrap(),
         ip: "10.0.0.2/24".parse().unwrap(),

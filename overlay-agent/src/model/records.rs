@@ -165,6 +165,9 @@ pub struct Endpoint {
     pub network: Name,
     /// Its name, unique in the network.
     pub name: Name,
+    /// Other names, each of which may be that of several endpoints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Name>,
     /// The node that it runs on.
     pub node: Name,
     /// Its address.

@@ -94,6 +94,7 @@ impl Draft {
     fn endpoint(mut self, host: u8, vni: u32, ip: &str) -> Self {
         let ipv4: Ipv4Addr = ip.parse().unwrap();
         let record = Endpoint {
+            aliases: Vec::new(),
             id: id(host, vni, ip),
             network: name(&format!("net{vni}")),
             name: name(&format!("ep{host}-{ip}")),

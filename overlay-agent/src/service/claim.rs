@@ -37,6 +37,7 @@ pub(super) async fn claim(
             id: plan.id.clone(),
             network: network.record.name.clone(),
             name: name.clone(),
+            aliases: plan.aliases.clone(),
             node: context.config.node.clone(),
             ipv4: choice.ip,
             mac: plan.mac.unwrap_or(Mac::from_ipv4(choice.ip.octets())),

@@ -72,6 +72,7 @@ pub(super) fn view(endpoint: &Endpoint, subnet: Ipv4Net, local: Option<LocalEndp
     EndpointView {
         id: endpoint.id.clone(),
         name: endpoint.name.clone(),
+        aliases: endpoint.aliases.clone(),
         network: endpoint.network.clone(),
         node: endpoint.node.clone(),
         ip: with_prefix(endpoint.ipv4, subnet),
