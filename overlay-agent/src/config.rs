@@ -20,6 +20,7 @@ use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
 use crate::{
+    dns::ServerAddress,
     model::{HostRange, InvalidName, Name},
     paths::{self, Paths},
     store::Target,
@@ -59,6 +60,8 @@ pub struct Config {
     pub xdp: XdpMode,
     /// UDP port on which this node receives VXLAN packets.
     pub vxlan_port: u16,
+    /// Resolvers for names that are no container's; the host's own if there are none.
+    pub dns: Vec<ServerAddress>,
     /// What the BPF programs log.
     pub bpf_log: BpfLog,
     /// Time after which a node without a sign of life counts as silent.
@@ -296,6 +299,9 @@ struct Settings {
     /// UDP port on which this node receives VXLAN packets [default: 4789]
     #[arg(long, value_name = "PORT", env = "OVERLAY_VXLAN_PORT")]
     vxlan_port: Option<NonZeroU16>,
+    /// Resolvers for names that are no container's, separated by commas [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "ADDR[:PORT]", env = "OVERLAY_DNS", value_delimiter = ',')]
+    dns: Option<Vec<ServerAddress>>,
     /// What the BPF programs log [default: off]
     #[arg(long, value_name = "LEVEL", env = "OVERLAY_BPF_LOG")]
     bpf_log: Option<BpfLog>,
@@ -331,6 +337,7 @@ impl Settings {
             bpffs_dir: self.bpffs_dir.or(other.bpffs_dir),
             xdp: self.xdp.or(other.xdp),
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
+            dns: self.dns.or(other.dns),
             bpf_log: self.bpf_log.or(other.bpf_log),
             lease: self.lease.or(other.lease),
             collect_after: self.collect_after.or(other.collect_after),
@@ -357,6 +364,7 @@ impl Settings {
             paths,
             xdp: self.xdp.unwrap_or_default(),
             vxlan_port: self.vxlan_port.map_or(VXLAN_PORT, NonZeroU16::get),
+            dns: self.dns.unwrap_or_default(),
             bpf_log: self.bpf_log.unwrap_or_default(),
             lease: self.lease.map_or(LEASE, |Lease(time)| time),
             collect_after: self.collect_after.map_or(COLLECT_AFTER, |Span(time)| time),
@@ -464,6 +472,7 @@ mod tests {
             },
             xdp: XdpMode::Auto,
             vxlan_port: 4789,
+            dns: Vec::new(),
             bpf_log: BpfLog::Off,
             lease: Duration::from_secs(15),
             collect_after: Duration::from_secs(3600),
@@ -487,6 +496,7 @@ mod tests {
         bpffs_dir = "/srv/bpf"
         xdp = "filter"
         vxlan_port = 8472
+        dns = ["192.0.2.53", "192.0.2.54:5353"]
         bpf_log = "debug"
         lease = "6s"
         collect_after = "2h 30min"
@@ -509,6 +519,7 @@ mod tests {
             },
             xdp: XdpMode::Filter,
             vxlan_port: 8472,
+            dns: ["192.0.2.53:53", "192.0.2.54:5353"].map(|server| server.parse().unwrap()).to_vec(),
             bpf_log: BpfLog::Debug,
             lease: Duration::from_secs(6),
             collect_after: Duration::from_secs(9000),
@@ -521,7 +532,7 @@ mod tests {
     }
 
     /// The same settings as `FILE`, as flags.
-    const FLAGS: [(&str, &str); 16] = [
+    const FLAGS: [(&str, &str); 17] = [
         ("node", "host1"),
         ("underlay", "eth1"),
         ("advertise", "192.0.2.1"),
@@ -532,6 +543,7 @@ mod tests {
         ("bpffs-dir", "/srv/bpf"),
         ("xdp", "filter"),
         ("vxlan-port", "8472"),
+        ("dns", "192.0.2.53,192.0.2.54:5353"),
         ("bpf-log", "debug"),
         ("lease", "6s"),
         ("collect-after", "2h 30min"),
@@ -550,6 +562,7 @@ mod tests {
         bpffs_dir = "/other"
         xdp = "off"
         vxlan_port = 1
+        dns = ["203.0.113.53"]
         bpf_log = "info"
         lease = "1h"
         collect_after = "1s"

@@ -38,6 +38,9 @@ pub const LOCK_DIR: &str = "/run/lock";
 /// Directory of named network namespaces (`ip netns`).
 pub const NETNS_DIR: &str = "/run/netns";
 
+/// Directory of files that `ip netns exec` shows a named namespace instead of those in `/etc`.
+pub const NETNS_CONFIG_DIR: &str = "/etc/netns";
+
 /// The collect-metadata vxlan device of the slow path.
 pub const TUNNEL_IFNAME: &str = "ovl-tunnel";
 /// The bridge, never up, whose ports get headroom: see [`crate::agent::host`].

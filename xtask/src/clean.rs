@@ -26,8 +26,9 @@ use crate::{layout, process};
 const PREFIX: &str = "ovl-";
 /// Start of the name of a host end of a veth pair; twelve hex digits follow.
 const VETH_PREFIX: &str = "ovl";
-/// Where named network namespaces, run directories and pins are.
+/// Where named network namespaces, their own files of `/etc`, run directories and pins are.
 const NETNS_DIR: &str = "/run/netns";
+const NETNS_CONFIG_DIR: &str = "/etc/netns";
 const RUN_DIR: &str = "/run";
 const BPFFS_DIR: &str = "/sys/fs/bpf";
 /// Directories of an agent that serves this machine itself: its devices look like ours.
@@ -51,7 +52,8 @@ pub fn run(options: &Options) -> Result<()> {
     sweep.processes(&namespaces);
     sweep.each("namespace", &namespaces, remove_namespace);
     sweep.each("mount", &our_mounts()?, unmount);
-    let directories = [RUN_DIR, BPFFS_DIR].map(|parent| entries(Path::new(parent), is_ours)).concat();
+    let directories =
+        [RUN_DIR, NETNS_CONFIG_DIR, BPFFS_DIR].map(|parent| entries(Path::new(parent), is_ours)).concat();
     sweep.each("directory", &directories, remove_directory);
     sweep.devices();
     sweep.conclude()
@@ -98,7 +100,7 @@ impl Sweep {
         let ours: HashSet<_> = namespaces.iter().filter_map(|path| file_id(path)).collect();
         for process in processes().filter(|process| process.netns.is_some_and(|id| ours.contains(&id))) {
             let name = format!("process {} ({})", process.pid, process.executable.display());
-            if process.executable.starts_with(layout::target()) {
+            if process.is_from_here() {
                 self.note(name, end(process.pid));
             } else {
                 self.say(format_args!("left alone {name}, not built here"));
@@ -158,7 +160,20 @@ fn entries(directory: &Path, fits: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 struct Process {
     pid: Pid,
     executable: PathBuf,
+    /// Program and arguments, with a NUL after each.
+    command_line: Vec<u8>,
     netns: Option<FileId>,
+}
+
+impl Process {
+    /// Built here or unpacked here; of a program that runs on something installed, such as ZooKeeper on Java, the
+    /// arguments tell.
+    fn is_from_here(&self) -> bool {
+        let target = layout::target();
+        let target = target.as_os_str().as_encoded_bytes();
+        self.executable.as_os_str().as_encoded_bytes().starts_with(target)
+            || self.command_line.windows(target.len()).any(|part| part == target)
+    }
 }
 
 /// Device and inode: the same for every path of one namespace.
@@ -176,6 +191,7 @@ fn processes() -> impl Iterator<Item = Process> {
             Some(Process {
                 pid,
                 executable: fs::read_link(path.join("exe")).ok()?,
+                command_line: fs::read(path.join("cmdline")).ok()?,
                 netns: file_id(&path.join("ns/net")),
             })
         },

@@ -1,6 +1,9 @@
 //! Removing everything of ours from this host, and nothing else: `overlay-agent --cleanup`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 
@@ -8,8 +11,9 @@ use super::{gateway, locks, underlay};
 use crate::{
     config::Config,
     datapath::bpffs::{self, gone_is_success},
+    dns::resolv_conf,
     netlink::Netlink,
-    paths,
+    paths::{self, NETNS_CONFIG_DIR},
 };
 
 /// Takes programs, maps, devices and files of this agent away. Goes on past failures and reports the first.
@@ -31,10 +35,12 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     neighbours.and(gateway).and(devices).and(pins).and(files)
 }
 
-/// Socket, verifier logs, locks (ours while we hold them), what was known of the cluster, and the run directory if
-/// that was all in it. The state directory keeps the node's identity.
+/// What tells containers whom to ask for names, socket, verifier logs, locks (ours while we hold them), what was known
+/// of the cluster, and the run directory if that was all in it. The state directory keeps the node's identity.
 fn remove_files(config: &Config) -> anyhow::Result<()> {
     let paths = &config.paths;
+    let mut resolv_confs = resolv_conf::Files::new(Path::new(NETNS_CONFIG_DIR), &paths.run_dir);
+    resolv_confs.settle(resolv_conf::Resolvers::new()).context("remove resolv.conf of named namespaces")?;
     let logs = fs::read_dir(&paths.run_dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log");
     let verifier_logs = logs.filter(is_log).filter(|path| path.to_string_lossy().contains("/verifier-"));

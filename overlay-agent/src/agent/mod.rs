@@ -65,6 +65,7 @@ use crate::{
     config::Config,
     datapath::{Datapath, DatapathError, bpffs},
     model::keys::ROOT,
+    dns::resolv_conf,
     netlink::{Link, Netlink, NetlinkError},
     paths,
     reconcile::desired::Underlay,
@@ -199,6 +200,7 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         absences: absences.clone(),
         in_progress: Arc::clone(&in_progress),
         repairs: Arc::clone(&repairs),
+        resolv_confs: resolv_conf::Files::new(Path::new(paths::NETNS_CONFIG_DIR), &config.paths.run_dir),
     })?;
     tokio::spawn(containers::guard(mirror.cluster(), reconciler.reports(), Arc::clone(&repairs)));
     tokio::spawn(membership::announce(footing, identity, reconciler.reports()));

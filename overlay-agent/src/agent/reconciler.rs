@@ -37,6 +37,7 @@ use crate::{
         Datapath, DatapathError,
         links::{Broken, Hook, HookKind},
     },
+    dns::resolv_conf,
     model::{Cluster, EndpointId, journal::Position},
     netlink::{self, EventStream, NetlinkError},
     paths,
@@ -72,6 +73,8 @@ pub struct Parts {
     pub in_progress: Arc<InProgress>,
     /// What was repaired.
     pub repairs: Arc<Repairs>,
+    /// What tells named namespaces whom to ask for names.
+    pub resolv_confs: resolv_conf::Files,
 }
 
 /// What the last pass found and did.
@@ -335,6 +338,7 @@ impl Reconciler {
     /// Makes the next pass read everything anew.
     fn forget(&mut self) {
         self.distrust = true;
+        self.parts.resolv_confs.distrust();
         self.parts.host.forget_next_hops();
         self.parts.gateway.distrust();
     }
@@ -381,6 +385,9 @@ impl Reconciler {
         let lost = reclaim::all(&self.parts, cluster).await;
         self.report.send_modify(|report| report.lost.extend(lost));
         collect::halves(&self.parts, cluster, &local).await;
+        if let Err(e) = self.parts.resolv_confs.settle(resolv_conf::wanted(cluster, &local.node)) {
+            tracing::warn!(reason = %e, "resolv.conf of named namespaces not as it should be");
+        }
         attached?;
         self.parts.host.start(&faults).await?;
         self.open_gateway(cluster, &local).await;

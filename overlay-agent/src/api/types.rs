@@ -112,8 +112,19 @@ pub struct AttachResult {
     pub ips: Vec<CniIp>,
     /// Routes set in the container.
     pub routes: Vec<CniRoute>,
+    /// Whom the container asks for names.
+    pub dns: CniDns,
     /// The endpoint.
     pub endpoint: EndpointView,
+}
+
+/// Name resolution in a CNI result.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CniDns {
+    /// Resolvers, in order.
+    pub nameservers: Vec<Ipv4Addr>,
+    /// For the client's resolver, as in resolv.conf(5).
+    pub options: Vec<String>,
 }
 
 /// An interface of a CNI result.

@@ -8,11 +8,13 @@
 //! * [`names`]: what a name means to whom; pure
 //! * [`handler`]: queries, answers and limits
 //! * [`upstream`]: other people's names
+//! * [`resolv_conf`]: telling containers whom to ask
 //!
 //! The protocol is hickory's.
 
 mod handler;
 mod names;
+pub mod resolv_conf;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -34,7 +36,7 @@ use tokio::{
 use self::handler::Handler;
 use crate::model::{Cluster, EndpointId};
 
-pub use upstream::{Upstream, UpstreamError};
+pub use upstream::{ServerAddress, Upstream, UpstreamError};
 
 /// The port (RFC 1035 section 4.2).
 pub const PORT: u16 = 53;

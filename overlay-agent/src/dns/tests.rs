@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Resolver, Sources, Upstream};
+use super::{Resolver, ServerAddress, Sources, Upstream};
 use crate::{
     model::Cluster,
     store::{Entry, Revision},
@@ -122,7 +122,7 @@ impl Lab {
         let sources = Sources {
             cluster,
             who_is: Arc::new(move |_| id.clone()),
-            upstream: Upstream::new(&[world_address]).unwrap(),
+            upstream: Upstream::new(&[ServerAddress(world_address)]).unwrap(),
         };
         let address = free_address();
         let lab =

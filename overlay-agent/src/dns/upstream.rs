@@ -1,6 +1,9 @@
 //! Other people's names: asked of the resolvers that the host uses, or of those that were named.
 
-use std::net::SocketAddr;
+use std::{
+    net::{AddrParseError, IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use hickory_resolver::{
     TokioResolver,
@@ -12,7 +15,29 @@ use hickory_resolver::{
     },
 };
 
-fn name_server(address: &SocketAddr) -> NameServerConfig {
+/// A resolver's address as people write it: the port may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub struct ServerAddress(pub SocketAddr);
+
+impl FromStr for ServerAddress {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        let with_port = |_| Ok(SocketAddr::new(text.parse::<IpAddr>()?, super::PORT));
+        text.parse().or_else(with_port).map(Self)
+    }
+}
+
+impl TryFrom<String> for ServerAddress {
+    type Error = AddrParseError;
+
+    fn try_from(text: String) -> Result<Self, AddrParseError> {
+        text.parse()
+    }
+}
+
+fn name_server(ServerAddress(address): &ServerAddress) -> NameServerConfig {
     let mut config = NameServerConfig::udp_and_tcp(address.ip());
     config.connections.iter_mut().for_each(|connection| connection.port = address.port());
     config
@@ -31,7 +56,7 @@ pub enum UpstreamError {
     #[error("the resolvers {servers:?} cannot be used: {reason}; name others with --dns")]
     Named {
         /// What was named.
-        servers: Vec<SocketAddr>,
+        servers: Vec<ServerAddress>,
         /// Why not.
         reason: NetError,
     },
@@ -42,7 +67,7 @@ impl Upstream {
     ///
     /// # Errors
     /// If they cannot be used.
-    pub fn new(servers: &[SocketAddr]) -> Result<Self, UpstreamError> {
+    pub fn new(servers: &[ServerAddress]) -> Result<Self, UpstreamError> {
         let mut builder = if servers.is_empty() {
             TokioResolver::builder_tokio().map_err(UpstreamError::System)?
         } else {

@@ -13,7 +13,8 @@ use super::{
     publish,
 };
 use crate::{
-    api::types::{AttachRequest, AttachResult, CniInterface, CniIp, CniRoute, NetnsRef},
+    api::types::{AttachRequest, AttachResult, CniDns, CniInterface, CniIp, CniRoute, NetnsRef},
+    dns::resolv_conf,
     model::{Endpoint, EndpointId, Name, Network, Publication},
     netlink::{self, ContainerConfig, ContainerLink, ContainerRoute, Link, NetlinkError},
     netns::{self, NetnsHandle},
@@ -199,6 +200,10 @@ fn result(context: &Context, endpoint: &Endpoint, network: &Network, made: Plumb
         cni_version: CNI_VERSION.to_owned(),
         interfaces: vec![host, container],
         ips: vec![CniIp { interface: 1, address: IpNet::V4(view.ip), gateway: network.gateway }],
+        dns: CniDns {
+            nameservers: vec![network.gateway],
+            options: resolv_conf::OPTIONS.map(str::to_owned).to_vec(),
+        },
         routes: made.routes.iter().map(|r| CniRoute { dst: r.destination.into(), gw: r.gateway }).collect(),
         endpoint: view,
     })
