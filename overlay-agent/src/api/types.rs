@@ -86,6 +86,9 @@ pub struct AttachRequest {
     /// Other names, which other endpoints of the network may have too.
     #[serde(default)]
     pub aliases: Vec<Name>,
+    /// Free text of the user's.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// Name of the interface in the container; the first free of eth0, eth1 … if left out.
     #[serde(default)]
     pub ifname: Option<String>,
@@ -188,6 +191,9 @@ pub struct EndpointView {
     /// Other names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<Name>,
+    /// Free text of the user's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The network.
     pub network: Name,
     /// The node it runs on.

@@ -5,7 +5,7 @@ use std::{io, net::Ipv4Addr, path};
 use clap::Args;
 use overlay_common::mac::Mac;
 
-use super::{CliError, output::Output};
+use super::{CliError, labels::Labels, output::Output};
 use crate::{
     api::{
         client::Client,
@@ -33,6 +33,8 @@ pub(super) struct Attach {
     /// Another name, which others in the network may have too; may be given several times
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<Name>,
+    #[command(flatten)]
+    labels: Labels,
     /// Name of the interface in the container [default: the first free of eth0, eth1 …]
     #[arg(long)]
     ifname: Option<String>,
@@ -109,9 +111,9 @@ impl Attach {
     }
 
     pub(super) fn request(self) -> (Name, AttachRequest) {
-        let Self { network, container, name, aliases, ifname, ip, mac, publish } = self;
+        let Self { network, container, name, aliases, labels, ifname, ip, mac, publish } = self;
         let netns = container.netns.or(container.pid).expect("clap demands one of the group");
-        (network, AttachRequest { netns, name, aliases, ifname, ip, mac, publish })
+        (network, AttachRequest { netns, name, aliases, labels: labels.into(), ifname, ip, mac, publish })
     }
 }
 

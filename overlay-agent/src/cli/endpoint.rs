@@ -4,6 +4,7 @@ use clap::Subcommand;
 
 use super::{
     CliError, drops,
+    labels::{self, Filter},
     output::{Field, Output, Style, field, or_dash},
 };
 use crate::{
@@ -17,8 +18,15 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List the endpoints on all hosts
-    #[command(visible_alias = "list", after_help = "Example:\n  overlay endpoint ls -o json")]
-    Ls,
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  overlay endpoint ls -o json\n  overlay endpoint ls --filter node=host1"
+    )]
+    Ls {
+        /// Only those that fit: name=…, network=…, node=…, label=KEY or label=KEY=VALUE; may be given several times
+        #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = Filter::parser(FILTER_FIELDS))]
+        filters: Vec<Filter>,
+    },
     /// Show the endpoints with this name, or the one with this id, and the counters of those on this host
     #[command(after_help = "Example:\n  overlay endpoint inspect bbox1")]
     Inspect {
@@ -30,8 +38,9 @@ pub(super) enum Command {
 impl Command {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
         match self {
-            Self::Ls => {
-                let endpoints = client.endpoints().await?;
+            Self::Ls { filters } => {
+                let mut endpoints = client.endpoints().await?;
+                endpoints.retain(|endpoint| fits(endpoint, &filters));
                 out.print(&endpoints, |style| table(&endpoints, style))
             }
             Self::Inspect { name } => {
@@ -40,6 +49,17 @@ impl Command {
             }
         }
     }
+}
+
+const FILTER_FIELDS: &[&str] = &["name", "network", "node"];
+
+fn fits(endpoint: &EndpointView, filters: &[Filter]) -> bool {
+    let field = |field: &str| match field {
+        "network" => endpoint.network.to_string(),
+        "node" => endpoint.node.to_string(),
+        _ => endpoint.name.to_string(),
+    };
+    filters.iter().all(|filter| filter.fits(&endpoint.labels, field))
 }
 
 pub(super) fn table(endpoints: &[EndpointView], style: Style) -> String {
@@ -71,11 +91,18 @@ fn detail(endpoint: &EndpointView, style: Style) -> String {
         field("MAC", &endpoint.mac),
         field("interface", &endpoint.ifname),
         field("namespace", &endpoint.netns),
+        field("aliases", &aliases(endpoint)),
+        field("labels", &labels::shown(&endpoint.labels)),
     ];
     fields.extend(endpoint.published.iter().map(|publication| field("published", publication)));
     let Some(local) = &endpoint.local else { return style.fields(&fields) };
     fields.extend(local_fields(local));
     format!("{}\n{}", style.fields(&fields), drops::table(&local.drops, style))
+}
+
+fn aliases(endpoint: &EndpointView) -> String {
+    let aliases: Vec<&str> = endpoint.aliases.iter().map(Name::as_str).collect();
+    or_dash((!aliases.is_empty()).then(|| aliases.join(", ")))
 }
 
 fn local_fields(local: &LocalEndpointView) -> [Field; 4] {

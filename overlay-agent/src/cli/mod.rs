@@ -6,6 +6,7 @@
 mod attach;
 mod drops;
 mod endpoint;
+mod labels;
 mod map;
 mod network;
 mod node;
@@ -57,8 +58,10 @@ enum Command {
     #[command(subcommand)]
     Network(network::Command),
     /// Attach a container to a network
+    #[command(visible_alias = "connect")]
     Attach(attach::Attach),
     /// Detach a container from a network; one that is not attached is no error
+    #[command(visible_alias = "disconnect")]
     Detach(attach::Detach),
     /// Show endpoints: the attachments of containers to networks
     #[command(subcommand)]

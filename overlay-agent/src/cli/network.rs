@@ -1,6 +1,6 @@
 //! `overlay network`: create, ls, inspect, rm.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use clap::{Args, Subcommand};
 use ipnet::Ipv4Net;
@@ -8,12 +8,13 @@ use overlay_common::vni::Vni;
 
 use super::{
     CliError, endpoint,
+    labels::{self, Filter, Labels},
     output::{Output, Style, field, or_dash, yes_or_no},
 };
 use crate::{
     api::{
-        client::Client,
-        types::{CreateNetwork, NetworkView},
+        client::{Client, ClientError},
+        types::{CreateNetwork, ErrorCode, NetworkView},
     },
     model::Name,
 };
@@ -27,13 +28,33 @@ Examples:
   overlay network create backend --subnet 10.1.0.0/16 --vni 4096 --label team=db")]
     Create(Create),
     /// List networks
-    #[command(visible_alias = "list", after_help = "Example:\n  overlay network ls -o json")]
-    Ls,
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  overlay network ls -o json\n  overlay network ls --filter label=team=db"
+    )]
+    Ls {
+        /// Only those that fit: name=…, internal=true, label=KEY or label=KEY=VALUE; may be given several times
+        #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = Filter::parser(FILTER_FIELDS))]
+        filters: Vec<Filter>,
+    },
     /// Show a network and its endpoints on all hosts
     #[command(after_help = "Example:\n  overlay network inspect ov_net1")]
     Inspect {
         /// Name of the network
         name: Name,
+    },
+    /// Remove all networks that have no endpoints
+    #[command(after_help = "\
+Examples:
+  overlay network prune --dry-run
+  overlay network prune --filter label=team=db")]
+    Prune {
+        /// Only those that fit, as with `network ls`
+        #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = Filter::parser(FILTER_FIELDS))]
+        filters: Vec<Filter>,
+        /// Show what would be removed
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Remove a network that has no endpoints
     #[command(after_help = "Example:\n  overlay network rm ov_net1")]
@@ -65,22 +86,44 @@ pub(super) struct Create {
     /// No way to the outside world
     #[arg(long)]
     internal: bool,
-    /// Free text; may be given several times
-    #[arg(long = "label", value_name = "K=V", value_parser = label)]
-    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
-fn label(text: &str) -> Result<(String, String), &'static str> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("a label has the form KEY=VALUE"),
+const FILTER_FIELDS: &[&str] = &["name", "internal"];
+
+fn fits(network: &NetworkView, filters: &[Filter]) -> bool {
+    let field = |field: &str| match field {
+        "internal" => network.internal.to_string(),
+        _ => network.name.to_string(),
+    };
+    filters.iter().all(|filter| filter.fits(&network.labels, field))
+}
+
+/// Removes the networks without endpoints that fit. One that gets an endpoint meanwhile stays.
+async fn prune(client: &Client, filters: &[Filter], dry_run: bool) -> Result<Vec<NetworkView>, CliError> {
+    let used: BTreeSet<Name> = client.endpoints().await?.into_iter().map(|e| e.network).collect();
+    let networks = client.networks().await?;
+    let mut pruned = Vec::new();
+    for network in networks.into_iter().filter(|n| !used.contains(&n.name) && fits(n, filters)) {
+        if dry_run {
+            pruned.push(network);
+            continue;
+        }
+        match client.remove_network(&network.name).await {
+            Ok(network) => pruned.push(network),
+            Err(ClientError::Api(body)) if matches!(body.code, ErrorCode::Conflict | ErrorCode::NotFound) => {
+            }
+            Err(e) => return Err(e.into()),
+        }
     }
+    Ok(pruned)
 }
 
 impl From<Create> for CreateNetwork {
     fn from(create: Create) -> Self {
         let Create { name, subnet, gateway, ip_range, vni, mtu, internal, labels } = create;
-        Self { name, subnet, gateway, ip_range, vni, mtu, internal, labels: labels.into_iter().collect() }
+        Self { name, subnet, gateway, ip_range, vni, mtu, internal, labels: labels.into() }
     }
 }
 
@@ -91,13 +134,18 @@ impl Command {
                 let network = client.create_network(&create.into()).await?;
                 out.print(&network, |style| table(std::slice::from_ref(&network), style))
             }
-            Self::Ls => {
-                let networks = client.networks().await?;
+            Self::Ls { filters } => {
+                let mut networks = client.networks().await?;
+                networks.retain(|network| fits(network, &filters));
                 out.print(&networks, |style| table(&networks, style))
             }
             Self::Inspect { name } => {
                 let network = client.network(&name).await?;
                 out.print(&network, |style| detail(&network, style))
+            }
+            Self::Prune { filters, dry_run } => {
+                let networks = prune(client, &filters, dry_run).await?;
+                out.print(&networks, |_| networks.iter().map(|n| format!("{}\n", n.name)).collect())
             }
             Self::Rm { name } => {
                 let network = client.remove_network(&name).await?;
@@ -132,12 +180,7 @@ pub(super) fn detail(network: &NetworkView, style: Style) -> String {
         field("MTU", &network.mtu),
         field("internal", &yes_or_no(network.internal)),
         field("scope", &network.scope),
-        field("labels", &labels(&network.labels)),
+        field("labels", &labels::shown(&network.labels)),
     ]);
     format!("{fields}\n{}", endpoint::table(&network.endpoints, style))
-}
-
-fn labels(labels: &BTreeMap<String, String>) -> String {
-    let texts: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    or_dash((!texts.is_empty()).then(|| texts.join(", ")))
 }

@@ -92,10 +92,12 @@ fn network_create_leaves_out_what_was_not_said() {
 
 #[test]
 fn attach_takes_everything_over() {
-    let line = "attach net1 --pid 42 --name web --ifname eth3 --ip 10.0.0.9 --mac 02:42:0a:00:00:09 --publish 8080:80 --publish 53:5353/udp";
+    let line = "attach net1 --pid 42 --name web --alias www --alias front --label app=web --ifname eth3 --ip 10.0.0.9 --mac 02:42:0a:00:00:09 --publish 8080:80 --publish 53:5353/udp";
     let (network, request) = attach_request(line);
     assert_eq!(network, "net1");
-    let expected = json!({"netns": {"pid": 42}, "name": "web", "ifname": "eth3", "ip": "10.0.0.9", "mac": "02:42:0a:00:00:09", "publish": [{"host_port": 8080, "port": 80, "protocol": "tcp"}, {"host_port": 53, "port": 5353, "protocol": "udp"}]});
+    let expected = json!({"netns": {"pid": 42}, "name": "web",
+        "aliases": ["www", "front"], "labels": {"app": "web"}, "ifname": "eth3", "ip": "10.0.0.9", "mac": "02:42:0a:00:00:09",
+        "publish": [{"host_port": 8080, "port": 80, "protocol": "tcp"}, {"host_port": 53, "port": 5353, "protocol": "udp"}]});
     assert_eq!(serde_json::to_value(request).unwrap(), expected);
 }
 
@@ -176,6 +178,7 @@ fn endpoint(name: &str) -> EndpointView {
         id: "00112233445566ff".parse().unwrap(),
         name: name.parse().unwrap(),
         aliases: Vec::new(),
+        labels: [].into(),
         network: "ov_net1".parse().unwrap(),
         node: "host1".parse().unwrap(),
         ip: "10.0.0.2/24".parse().unwrap(),
@@ -280,6 +283,8 @@ fn an_endpoint_of_this_host_is_shown_with_its_counters() {
         |MAC:            02:42:0a:00:00:02
         |interface:      eth0
         |namespace:      /run/netns/bbox1
+        |aliases:        -
+        |labels:         -
         |host interface: ovl001122334455 (index 12)
         |host-local IP:  172.18.0.9
         |sent:           3 packets, 294 bytes

@@ -168,6 +168,9 @@ pub struct Endpoint {
     /// Other names, each of which may be that of several endpoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<Name>,
+    /// Free text of the user's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The node that it runs on.
     pub node: Name,
     /// Its address.

@@ -95,6 +95,7 @@ impl Draft {
         let ipv4: Ipv4Addr = ip.parse().unwrap();
         let record = Endpoint {
             aliases: Vec::new(),
+            labels: BTreeMap::new(),
             id: id(host, vni, ip),
             network: name(&format!("net{vni}")),
             name: name(&format!("ep{host}-{ip}")),

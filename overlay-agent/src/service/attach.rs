@@ -1,6 +1,6 @@
 //! Attaching a container: validate, claim, plumb, and take back what was done if a step fails.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::IpNet;
 use overlay_common::mac::Mac;
@@ -42,6 +42,7 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
         ifname: choose_ifname(&ns, request.ifname.as_deref()).await?,
         name: request.name,
         aliases: request.aliases,
+        labels: request.labels,
         netns: request.netns,
         ip: request.ip,
         mac: request.mac,
@@ -70,6 +71,7 @@ pub(super) struct Plan {
     pub(super) ifname: String,
     pub(super) name: Option<Name>,
     pub(super) aliases: Vec<Name>,
+    pub(super) labels: BTreeMap<String, String>,
     pub(super) netns: NetnsRef,
     pub(super) ip: Option<Ipv4Addr>,
     pub(super) mac: Option<Mac>,

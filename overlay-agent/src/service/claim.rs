@@ -38,6 +38,7 @@ pub(super) async fn claim(
             network: network.record.name.clone(),
             name: name.clone(),
             aliases: plan.aliases.clone(),
+            labels: plan.labels.clone(),
             node: context.config.node.clone(),
             ipv4: choice.ip,
             mac: plan.mac.unwrap_or(Mac::from_ipv4(choice.ip.octets())),

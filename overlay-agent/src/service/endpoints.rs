@@ -73,6 +73,7 @@ pub(super) fn view(endpoint: &Endpoint, subnet: Ipv4Net, local: Option<LocalEndp
         id: endpoint.id.clone(),
         name: endpoint.name.clone(),
         aliases: endpoint.aliases.clone(),
+        labels: endpoint.labels.clone(),
         network: endpoint.network.clone(),
         node: endpoint.node.clone(),
         ip: with_prefix(endpoint.ipv4, subnet),
