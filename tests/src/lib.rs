@@ -7,6 +7,7 @@
 //! * [`packet`], [`tap`]: raw frames, honest and hostile, and the sockets that send and see them
 //! * [`traffic`]: peers that ping, echo, stream and count
 //! * [`attack`], [`siege`]: hostile senders that never rest; load and attack at once, while agents come and go
+//! * [`programs`]: redis, PostgreSQL and nginx
 //! * [`views`], [`drops`]: what the command line prints, and how the drop counters moved
 //! * [`oracle`]: store, maps, links, devices and neighbours of all hosts, held against each other
 //! * [`stores`], [`fault_proxy`]: stores that fail, and the network before them
@@ -29,6 +30,7 @@ pub mod leftovers;
 pub mod netns;
 pub mod oracle;
 pub mod packet;
+pub mod programs;
 pub mod siege;
 pub mod stats;
 pub mod stores;

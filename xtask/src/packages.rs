@@ -60,6 +60,7 @@ pub const TEST_TOOLS: &[Package] = &[
     program("iputils-ping", "ping"),
     program("netcat-openbsd", "nc.openbsd"),
     program("util-linux", "nsenter"),
+    program("curl", "curl"),
 ];
 
 /// What building the agent needs beside Rust: etcd's protocol is compiled from its description, which refers to

@@ -11,6 +11,7 @@ use crate::{
     process, progress,
     servers::Kind,
     toolchain::{self, Compiler, Toolchain},
+    unpacked::{NGINX, POSTGRES, REDIS},
 };
 
 /// The linker's version: 0.13 is the first whose BTF maps the loader takes.
@@ -31,9 +32,10 @@ pub fn ensure_build_tools() -> Result<()> {
     packages::ensure(BUILD_TOOLS)
 }
 
-/// The real store servers that the tests run against.
+/// The real servers that the tests run: stores, and what people run in containers.
 pub fn ensure_servers() -> Result<()> {
-    Kind::ALL.into_iter().try_for_each(Kind::ensure)
+    Kind::ALL.into_iter().try_for_each(Kind::ensure)?;
+    [REDIS, POSTGRES, NGINX].iter().try_for_each(|tree| tree.ensure().map(drop))
 }
 
 /// The programs that the demo and the tests call.

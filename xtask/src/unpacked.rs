@@ -59,6 +59,44 @@ pub const ZOOKEEPER: Tree = Tree {
     links: &[],
 };
 
+/// Servers that people run in containers, with their clients.
+pub const REDIS: Tree = Tree {
+    name: "redis",
+    suite: None,
+    packages: &["redis-server", "redis-tools", "liblzf1", "libjemalloc2"],
+    links: &[],
+};
+
+/// PostgreSQL with pgbench, and of its libraries those that not every Debian has.
+pub const POSTGRES: Tree = Tree {
+    name: "postgres",
+    suite: None,
+    packages: &[
+        "postgresql-15",
+        "postgresql-client-15",
+        "libpq5",
+        "libgssapi-krb5-2",
+        "libicu72",
+        "libk5crypto3",
+        "libkeyutils1",
+        "libkrb5-3",
+        "libkrb5support0",
+        "libldap-2.5-0",
+        "libsasl2-2",
+        "libxml2",
+        "libxslt1.1",
+    ],
+    links: &[],
+};
+
+/// nginx, and wrk to load it.
+pub const NGINX: Tree = Tree {
+    name: "nginx",
+    suite: None,
+    packages: &["nginx", "nginx-common", "wrk", "libluajit-5.1-2", "libluajit-5.1-common"],
+    links: &[],
+};
+
 /// Packages that are unpacked together.
 #[derive(Debug)]
 pub struct Tree {
@@ -83,6 +121,18 @@ impl Tree {
         fs::rename(&new, &root)
             .with_context(|| format!("cannot put {} in its place", layout::shown(&root)))?;
         Ok(root)
+    }
+
+    /// A program of the tree, in this directory of it, with the tree's libraries before the system's.
+    ///
+    /// # Errors
+    /// If the tree cannot be had.
+    pub fn program(&self, path: &str) -> Result<Command> {
+        let root = self.ensure()?;
+        let libraries = root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
+        let mut command = Command::new(root.join(path));
+        command.env("LD_LIBRARY_PATH", libraries);
+        Ok(command)
     }
 
     fn unpack(&self, root: &Path) -> Result<()> {

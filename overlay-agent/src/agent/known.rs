@@ -323,12 +323,10 @@ pub fn is_alive(key: &str) -> bool {
 mod tests {
     use std::{fmt::Display, net::Ipv4Addr};
 
-    use overlay_common::mac::Mac;
     use rstest::rstest;
     use serde::Serialize;
 
     use super::*;
-    use crate::model::EndpointId;
 
     fn record(id: &str, restored: u32) -> ClusterRecord {
         ClusterRecord { id: id.to_owned(), created_unix_s: 0, abi: 1, restored }
@@ -345,17 +343,8 @@ mod tests {
 
     fn endpoint(number: u8, node: &str) -> Endpoint {
         let ipv4 = Ipv4Addr::new(10, 0, 0, number);
-        Endpoint {
-            id: format!("{number:016x}").parse::<EndpointId>().unwrap(),
-            network: name("net"),
-            name: name(&format!("c{number}")),
-            node: name(node),
-            ipv4,
-            mac: Mac::from_ipv4(ipv4.octets()),
-            ifname: "eth0".to_owned(),
-            netns: String::new(),
-            published: Vec::new(),
-        }
+        let id = format!("{number:016x}").parse().unwrap();
+        Endpoint::sample(id, name("net"), name(&format!("c{number}")), name(node), ipv4)
     }
 
     fn entries_of(endpoint: &Endpoint) -> Vec<Entry> {

@@ -132,22 +132,12 @@ fn read(path: &Path) -> Result<Vec<Release>, io::Error> {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use overlay_common::mac::Mac;
-
     use super::*;
 
     fn release(id: &str, revision: u64) -> Release {
-        let endpoint = Endpoint {
-            id: id.parse().unwrap(),
-            network: "net".parse().unwrap(),
-            name: "web".parse().unwrap(),
-            node: "host1".parse().unwrap(),
-            ipv4: Ipv4Addr::new(10, 0, 0, 2),
-            mac: Mac::from_ipv4([10, 0, 0, 2]),
-            ifname: "eth0".to_owned(),
-            netns: "/run/netns/web".to_owned(),
-            published: Vec::new(),
-        };
+        let name = |text: &str| text.parse().unwrap();
+        let ipv4 = Ipv4Addr::new(10, 0, 0, 2);
+        let endpoint = Endpoint::sample(id.parse().unwrap(), name("net"), name("web"), name("host1"), ipv4);
         Release { endpoint, revision: Revision(revision) }
     }
 

@@ -215,7 +215,6 @@ fn add(mut transaction: Transaction, entry: &Entry) -> Transaction {
 mod tests {
     use std::{net::Ipv4Addr, sync::Arc, time::Instant};
 
-    use overlay_common::mac::Mac;
     use serde_json::json;
 
     use super::*;
@@ -235,17 +234,8 @@ mod tests {
 
     fn endpoint(number: u8, node: &str) -> Endpoint {
         let ipv4 = Ipv4Addr::new(10, 0, 0, number);
-        Endpoint {
-            id: format!("{number:02x}00000000000000").parse().unwrap(),
-            network: name("net"),
-            name: name(&format!("c{number}")),
-            node: name(node),
-            ipv4,
-            mac: Mac::from_ipv4(ipv4.octets()),
-            ifname: "eth0".to_owned(),
-            netns: String::new(),
-            published: Vec::new(),
-        }
+        let id = format!("{number:02x}00000000000000").parse().unwrap();
+        Endpoint::sample(id, name("net"), name(&format!("c{number}")), name(node), ipv4)
     }
 
     fn entries_of(endpoint: &Endpoint) -> Vec<Entry> {

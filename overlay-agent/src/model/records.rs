@@ -186,6 +186,17 @@ pub struct Endpoint {
     pub published: Vec<Publication>,
 }
 
+#[cfg(test)]
+impl Endpoint {
+    /// One with nothing but what it must have.
+    pub(crate) fn sample(id: EndpointId, network: Name, name: Name, node: Name, ipv4: Ipv4Addr) -> Self {
+        let mac = Mac::from_ipv4(ipv4.octets());
+        let (ifname, netns) = ("eth0".to_owned(), String::new());
+        let (aliases, labels, published) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { id, network, name, node, ipv4, mac, ifname, netns, aliases, labels, published }
+    }
+}
+
 /// A host of the cluster. The record stays when its agent stops, as its data path does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {

@@ -93,19 +93,9 @@ impl Draft {
 
     fn endpoint(mut self, host: u8, vni: u32, ip: &str) -> Self {
         let ipv4: Ipv4Addr = ip.parse().unwrap();
-        let record = Endpoint {
-            aliases: Vec::new(),
-            labels: BTreeMap::new(),
-            id: id(host, vni, ip),
-            network: name(&format!("net{vni}")),
-            name: name(&format!("ep{host}-{ip}")),
-            node: name(&format!("host{host}")),
-            ipv4,
-            mac: Mac::from_ipv4(ipv4.octets()),
-            ifname: "eth0".to_owned(),
-            netns: String::new(),
-            published: Vec::new(),
-        };
+        let (network, node) = (name(&format!("net{vni}")), name(&format!("host{host}")));
+        let record =
+            Endpoint::sample(id(host, vni, ip), network, name(&format!("ep{host}-{ip}")), node, ipv4);
         self.0.endpoints.insert(record.id.clone(), versioned(record));
         self
     }
