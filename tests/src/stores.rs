@@ -2,14 +2,20 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use xtask::servers::{Kind, Place, Server};
 
-use crate::{netns::Netns, underlay::Underlay, workdir::WorkDir};
+use crate::{
+    fault_proxy::{Fault, FaultProxy},
+    netns::Netns,
+    underlay::Underlay,
+    workdir::WorkDir,
+};
 
 /// A store that can be taken away, given back and emptied. It is there at first.
 pub trait FaultyStore {
@@ -27,6 +33,11 @@ pub trait FaultyStore {
 
     /// Connects it with the hosts; a file is there without.
     fn plug_into(&self, _underlay: &Underlay) {}
+
+    /// Longest time until an agent notices that the store is gone.
+    fn notice(&self) -> Duration {
+        Duration::from_secs(5)
+    }
 }
 
 /// A real server in a namespace of its own.
@@ -88,6 +99,66 @@ impl FaultyStore for ServerStore {
     fn plug_into(&self, underlay: &Underlay) {
         self.netns.ip(&["link", "set", Self::PLUG, "netns", underlay.netns().name()]);
         underlay.plug(Self::PLUG);
+    }
+}
+
+/// A real server behind a proxy: it is gone for those who ask by way of the proxy's fault.
+#[derive(Debug)]
+pub struct ProxiedStore {
+    store: ServerStore,
+    kind: Kind,
+    proxy: FaultProxy,
+    fault: Fault,
+}
+
+impl ProxiedStore {
+    /// A server that goes away by this fault.
+    ///
+    /// # Panics
+    /// If it cannot be had or started.
+    #[must_use]
+    #[track_caller]
+    pub fn new(kind: Kind, fault: Fault) -> Self {
+        let store = ServerStore::new(kind);
+        let upstream = store.server().address();
+        let listen = || TcpListener::bind((ServerStore::ADDR, 0)).expect("a port beside the server");
+        let proxy = store.netns.enter(|| FaultProxy::on(listen(), upstream));
+        Self { store, kind, proxy, fault }
+    }
+
+    /// The proxy.
+    #[must_use]
+    pub fn proxy(&self) -> &FaultProxy {
+        &self.proxy
+    }
+}
+
+impl FaultyStore for ProxiedStore {
+    fn url(&self) -> String {
+        let address: SocketAddr = self.proxy.addr();
+        format!("{}://{address}", self.kind.scheme())
+    }
+
+    fn stop(&self) {
+        self.proxy.set(self.fault);
+    }
+
+    fn start(&self) {
+        self.proxy.set(Fault::None);
+    }
+
+    fn wipe(&self) {
+        self.store.wipe();
+    }
+
+    fn plug_into(&self, underlay: &Underlay) {
+        self.store.plug_into(underlay);
+    }
+
+    /// Who is not told has to find out: a watch that stays silent is one whose server has nothing to tell, until a
+    /// sign of life fails or its client's keepalive does.
+    fn notice(&self) -> Duration {
+        Duration::from_secs(20)
     }
 }
 

@@ -12,8 +12,9 @@ use std::{
 use overlay_tests::{
     container::Container,
     exec::{self, Finished},
+    fault_proxy::Fault,
     host::Host,
-    stores::{FaultyStore, ServerStore, SqliteFile},
+    stores::{FaultyStore, ProxiedStore, ServerStore, SqliteFile},
     topology::{CONVERGENCE, Cluster, Plan, settle},
     traffic::{
         flow::{Flow, Report},
@@ -122,8 +123,10 @@ fn wait_for(host: &Host, what: &str, deadline: Duration, wanted: impl Fn(&Status
 }
 
 #[track_caller]
-fn wait_stale(host: &Host) {
-    wait_for(host, "stale", NOTICE, |status| status.stale.is_some());
+fn wait_stale(host: &Host, store: &impl FaultyStore) {
+    let start = Instant::now();
+    wait_for(host, "stale", store.notice(), |status| status.stale.is_some());
+    println!("{} knows after {:?}", host.label(), start.elapsed());
 }
 
 #[track_caller]
@@ -185,7 +188,7 @@ fn survives_an_outage(store: &impl FaultyStore) {
     settle(&[&c, &scene.a, &scene.b]);
     wait_for_snapshot(scene.one(), &scene.cluster, "\"c\"");
     store.stop();
-    scene.members().iter().for_each(wait_stale);
+    scene.members().iter().for_each(|host| wait_stale(host, store));
     for host in scene.members() {
         expect_stale_views(host, &["a", "b", "c"]);
         expect_refusals(host);
@@ -320,6 +323,33 @@ fn a_server_gives_no_address_twice_after_it_was_wiped(
     gives_no_address_twice(&ServerStore::new(kind));
 }
 
+/// What a network and a server in trouble do to those who ask: resets, silence, an error for an answer, half an answer.
+#[rstest]
+fn a_server_behind_a_faulty_network_goes_away_and_comes_back(
+    #[values(Kind::Consul, Kind::Etcd, Kind::Zookeeper)] kind: Kind,
+    #[values(Fault::Refuse, Fault::Hang, Fault::Status(503), Fault::Truncate(20))] fault: Fault,
+) {
+    survives_an_outage(&ProxiedStore::new(kind, fault));
+}
+
+/// A slow store is no outage: everything goes on, later.
+#[rstest]
+fn a_slow_server_is_waited_for(#[values(Kind::Consul, Kind::Etcd, Kind::Zookeeper)] kind: Kind) {
+    let store = ProxiedStore::new(kind, Fault::Delay(Duration::from_millis(300)));
+    let scene = Scene::new(&store);
+    store.stop();
+    let late = Container::attached(scene.two(), "net", "late");
+    settle(&[&late, &scene.a, &scene.b]);
+    scene.two().overlay(&["detach", "net", "--name", "late"]);
+    for host in scene.members() {
+        wait::until("the change is known", store.notice(), || endpoints(host) == set(&["a", "b"]));
+        assert!(host.status().stale.is_none(), "{:?}", host.status());
+    }
+    store.start();
+    scene.expect_in_store(&["a", "b"]);
+    scene.expect_whole_flow();
+}
+
 fn sqlite(label: &str) -> (overlay_tests::workdir::WorkDir, SqliteFile) {
     let dir = overlay_tests::workdir::WorkDir::new(label);
     let store = SqliteFile::new(dir.path().join("store"));
@@ -355,7 +385,7 @@ fn a_file_that_is_deleted_is_made_anew_by_the_next_agent_that_starts() {
     let (_dir, store) = sqlite("deleted");
     let scene = Scene::new(&store);
     store.delete();
-    scene.members().iter().for_each(wait_stale);
+    scene.members().iter().for_each(|host| wait_stale(host, &store));
     scene.one().terminate();
     scene.one().start();
     expect_written_back(&scene);
@@ -519,7 +549,7 @@ fn an_older_copy_of_the_file_takes_nothing_from_those_who_live_and_waits_for_the
     scene.two().terminate();
 
     store.stop();
-    wait_stale(scene.one());
+    wait_stale(scene.one(), &store);
     exec::must(["rm", "-r", &dir.path().join("store.away").display().to_string()]);
     fs::rename(&copy, dir.path().join("store.away")).unwrap();
     store.start();
