@@ -19,8 +19,9 @@ use crate::{
     store::{Entry, Outcome, StoreError, Transaction, WatchItem},
 };
 
-/// How often everything is listed again, against changes that a watch missed.
-const FULL_LISTING: Duration = Duration::from_secs(60);
+/// How often everything is listed again, against changes that a watch missed: about so often, since agents that
+/// were started together must not all ask at once.
+const FULL_LISTING: Duration = Duration::from_secs(300);
 /// How often while something is shown that the store does not hold.
 const ANXIOUS_LISTING: Duration = Duration::from_secs(5);
 
@@ -69,7 +70,7 @@ impl Follower {
                 sleep(Duration::from_millis(rand::random_range(5..50))).await;
                 Ok(())
             }
-            Ok(Settled::Whole) => self.watch(FULL_LISTING).await,
+            Ok(Settled::Whole) => self.watch(FULL_LISTING.mul_f64(rand::random_range(0.75..1.25))).await,
             Err(_) => self.watch(ANXIOUS_LISTING).await,
         }
     }

@@ -35,8 +35,12 @@ use crate::{
 
 /// Pause before asking a store again that did not answer.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
-/// How long changes gather before a snapshot is written.
+/// How long changes gather before a snapshot is written, at least.
 const SNAPSHOT_PAUSE: Duration = Duration::from_millis(500);
+/// How many times as long as it took to write one: a large cluster on a busy host must not be written down all the time.
+const SNAPSHOT_REST: u32 = 20;
+/// The same, at most.
+const SNAPSHOT_DELAY: Duration = Duration::from_secs(15);
 
 /// What a mirror works with.
 pub struct Parts {
@@ -368,10 +372,13 @@ fn belongs_into_snapshot(event: &Event) -> bool {
 
 /// Writes a snapshot when something has changed, but not for each change.
 async fn keep_snapshot(shared: Arc<Shared>) {
+    let mut pause = SNAPSHOT_PAUSE;
     loop {
         shared.changed.notified().await;
-        sleep(SNAPSHOT_PAUSE).await;
+        sleep(pause).await;
+        let started = Instant::now();
         shared.save().await;
+        pause = (started.elapsed() * SNAPSHOT_REST).clamp(SNAPSHOT_PAUSE, SNAPSHOT_DELAY);
     }
 }
 

@@ -73,7 +73,7 @@ use crate::{
     store::{self, Store, StoreError},
 };
 
-/// How long a start waits for the store before it goes on without.
+/// How long a start waits for the store before it goes on with what it has.
 const FIRST_LISTING: Duration = Duration::from_secs(3);
 
 /// Runs the agent until it is told to stop. The data path stays when it does.
@@ -144,9 +144,10 @@ async fn first_look(config: &Config, store: &dyn Store, veths: usize) -> anyhow:
         tracing::warn!(%error, "no snapshot to start from");
         None
     });
-    let listing = timeout(FIRST_LISTING, store.list(ROOT)).await.unwrap_or_else(|_| {
+    let patience = if snapshot.is_some() { FIRST_LISTING } else { Duration::MAX };
+    let listing = timeout(patience, store.list(ROOT)).await.unwrap_or_else(|_| {
         let (url, operation) = (store.url().to_owned(), "list");
-        Err(StoreError::Unavailable { url, operation, reason: format!("no answer within {FIRST_LISTING:?}") })
+        Err(StoreError::Unavailable { url, operation, reason: format!("no answer within {patience:?}") })
     });
     match (snapshot, listing) {
         (None, Err(error)) => Err(error.into()),

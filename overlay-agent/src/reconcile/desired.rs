@@ -182,9 +182,13 @@ pub(super) struct Basis {
 }
 
 impl Basis {
-    /// Whether every entry that was made from this one is the same if made from `new`.
-    pub(super) fn holds_in(&self, new: &Self) -> bool {
-        let nodes = self.nodes.iter().all(|(name, place)| new.nodes.get(name) == Some(place));
+    /// Whether every entry that was made from this one is the same if made from `new`. `is_used` tells whether an
+    /// entry leads to the VTEP with this index: hosts without containers come and go at no cost.
+    pub(super) fn holds_in(&self, new: &Self, is_used: impl Fn(u32) -> bool) -> bool {
+        let stays = |(name, place): (&Name, &(Ipv4Addr, u32))| {
+            new.nodes.get(name).map_or_else(|| !is_used(place.1), |now| now == place)
+        };
+        let nodes = self.nodes.iter().all(stays);
         let networks = self.vnis.iter().all(|(name, vni)| new.vnis.get(name) == Some(vni));
         nodes && networks && self.policies == new.policies
     }

@@ -107,7 +107,8 @@ impl Ledger {
     /// new ground.
     fn on_new_ground(&mut self, cluster: &Cluster, local: Local) -> Option<Tables> {
         let (ground, basis) = ground(cluster, &local);
-        let holds = self.basis.holds_in(&basis)
+        let is_used = |index| self.remotes.values().any(|remote| remote.fdb.1.vtep == index);
+        let holds = self.basis.holds_in(&basis, is_used)
             && self.ground.neigh.keys().eq(ground.neigh.keys())
             && self.local.host_veths == local.host_veths
             && self.local.node == local.node;

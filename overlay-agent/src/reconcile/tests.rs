@@ -359,10 +359,13 @@ proptest! {
 proptest! {
     #[test]
     fn a_shortcut_over_new_ground_leads_where_the_long_way_leads(
-        before in claims(), after in claims(), host in 4u8..8, known in any::<bool>(), policy in any::<bool>(), mtu in 1400u16..1600,
-        gateway in proptest::option::of(7u32..9),
+        before in claims(), after in claims(), host in 4u8..8, known in any::<bool>(), policy in any::<bool>(),
+        leaves in any::<bool>(), mtu in 1400u16..1600, gateway in proptest::option::of(7u32..9),
     ) {
-        let (old, mut new) = (claimed(&before), claimed(&after).node(host));
+        let (mut old, mut new) = (claimed(&before), claimed(&after).node(host));
+        if leaves {
+            old = old.node(9);
+        }
         if policy {
             new = new.network(258, "10.0.2.0/24").allow(256, 258);
         }
@@ -402,6 +405,22 @@ fn a_host_that_joins_and_a_next_hop_that_is_found_touch_no_containers_entry() {
     local.next_hops.insert(vtep(3), Mac([2, 0, 0, 0, 0, 3]));
     let (_, plan) = ledger.follow(&after.0, Some(local), &BTreeSet::new()).expect("a shortcut");
     assert_eq!((plan.len(), plan.vteps.put.len()), (1, 1));
+}
+
+#[test]
+fn a_host_that_leaves_without_containers_touches_no_containers_entry_and_one_with_some_has_no_shortcut() {
+    let before = two_hosts().node(3).endpoint(2, 256, "10.0.0.3");
+    let ledger = Ledger::new(&before.0, before.local());
+    let after = |gone: u8| {
+        let mut draft = two_hosts().node(3).endpoint(2, 256, "10.0.0.3");
+        draft.0.nodes.remove(&name(&format!("host{gone}")));
+        draft
+    };
+    let local = ledger.local().clone();
+    let (_, plan) =
+        ledger.clone().follow(&after(3).0, Some(local.clone()), &BTreeSet::new()).expect("a shortcut");
+    assert_eq!((plan.len(), plan.vteps.delete.len(), plan.vtep_members.delete.len()), (2, 1, 1));
+    assert!(ledger.follow(&after(2).0, Some(local), &BTreeSet::new()).is_err());
 }
 
 #[test]
