@@ -221,9 +221,10 @@ fn survives_an_outage(store: &impl FaultyStore) {
 /// Waits until an agent has written a snapshot that holds a text.
 #[track_caller]
 fn wait_for_snapshot(host: &Host, cluster: &Cluster, text: &str) {
-    let path = cluster.dir.path().join(host.label()).join("state/snapshot");
-    let read = || String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
-    wait::until("the snapshot is written", NOTICE, || read().contains(text));
+    let state = cluster.dir.path().join(host.label()).join("state");
+    let holds =
+        |file: &str| String::from_utf8_lossy(&fs::read(state.join(file)).unwrap_or_default()).contains(text);
+    wait::until("it is written down", NOTICE, || holds("snapshot") || holds("snapshot.journal"));
 }
 
 /// Emptied under running agents: they write everything back.

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{gateway, locks, underlay};
+use super::{gateway, locks, snapshot::journal, underlay};
 use crate::{
     config::Config,
     datapath::bpffs::{self, gone_is_success},
@@ -45,7 +45,8 @@ fn remove_files(config: &Config) -> anyhow::Result<()> {
     let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log");
     let verifier_logs = logs.filter(is_log).filter(|path| path.to_string_lossy().contains("/verifier-"));
     let locks = [paths.lock(), paths.state_lock(), paths.pin_lock()];
-    let ours = [paths.socket(), paths.snapshot(), paths.outbox()].into_iter().chain(locks);
+    let journal = journal::path(&paths.snapshot());
+    let ours = [paths.socket(), paths.snapshot(), journal, paths.outbox()].into_iter().chain(locks);
     for path in verifier_logs.chain(ours) {
         gone_is_success(fs::remove_file(&path)).with_context(|| format!("remove {}", path.display()))?;
     }

@@ -168,6 +168,7 @@ impl Follower {
         let value = serde_json::to_vec(&record).unwrap_or_default();
         let state = &mut *lock(&self.shared.state);
         state.known.adopt(Entry { key: Key::Cluster.to_string(), value, revision, lease: None });
+        state.save_everything();
         self.shared.publish(state);
         Ok(true)
     }
@@ -182,6 +183,7 @@ impl Follower {
         state.known.forget(&plan.gone);
         if !plan.lost.is_empty() || !plan.gone.is_empty() {
             self.shared.publish(state);
+            state.save_everything();
             self.shared.changed.notify_one();
         }
     }

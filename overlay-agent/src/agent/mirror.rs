@@ -35,12 +35,8 @@ use crate::{
 
 /// Pause before asking a store again that did not answer.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
-/// How long changes gather before a snapshot is written, at least.
+/// How long changes gather before they are written down.
 const SNAPSHOT_PAUSE: Duration = Duration::from_millis(500);
-/// How many times as long as it took to write one: a large cluster on a busy host must not be written down all the time.
-const SNAPSHOT_REST: u32 = 20;
-/// The same, at most.
-const SNAPSHOT_DELAY: Duration = Duration::from_secs(15);
 
 /// What a mirror works with.
 pub struct Parts {
@@ -191,7 +187,9 @@ pub fn follow(parts: Parts, start: Start) -> Mirror {
             was_current: false,
             lost: BTreeSet::new(),
             trouble: None,
+            unsaved: Unsaved::Everything,
         }),
+        writer: Mutex::new(snapshot::Writer::new(parts.snapshot.clone())),
         snapshot_trouble: Mutex::new(None),
         changed: Notify::new(),
         again: Notify::new(),
@@ -214,6 +212,7 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     cluster: watch::Sender<Arc<Cluster>>,
     stale: watch::Sender<Option<Failure>>,
+    writer: Mutex<snapshot::Writer>,
     snapshot_trouble: Mutex<Option<String>>,
     /// Something came or went that belongs into a snapshot.
     pub(super) changed: Notify,
@@ -232,6 +231,36 @@ pub(super) struct State {
     pub(super) lost: BTreeSet<String>,
     /// Why something could not be written back.
     pub(super) trouble: Option<String>,
+    /// What the snapshot and its journal do not hold yet.
+    unsaved: Unsaved,
+}
+
+/// What is still to be written down.
+enum Unsaved {
+    /// So many changes, in their order.
+    Events(Vec<Event>),
+    /// More than changes: a whole snapshot is due.
+    Everything,
+}
+
+impl Unsaved {
+    fn add(&mut self, events: impl IntoIterator<Item = Event>) {
+        if let Self::Events(waiting) = self {
+            waiting.extend(events);
+        }
+    }
+
+    /// All of it, for whoever writes it down.
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Events(Vec::new()))
+    }
+}
+
+impl State {
+    /// Other things than the store's events have changed what is known.
+    pub(super) fn save_everything(&mut self) {
+        self.unsaved = Unsaved::Everything;
+    }
 }
 
 impl Shared {
@@ -258,6 +287,7 @@ impl Shared {
         }
         state.known.absorb(listing, &arrival, Instant::now());
         state.was_current = true;
+        state.save_everything();
         self.publish(state);
         self.changed.notify_one();
         self.note_current();
@@ -281,7 +311,9 @@ impl Shared {
             cluster.revision = revision;
             self.parts.outbox.hide_in(cluster);
         });
-        if changes.iter().any(belongs_into_snapshot) {
+        let mut lasting = changes.into_iter().filter(belongs_into_snapshot).peekable();
+        if lasting.peek().is_some() {
+            state.unsaved.add(lasting);
             self.changed.notify_one();
         }
         true
@@ -341,26 +373,47 @@ impl Shared {
             .collect()
     }
 
-    /// Writes the snapshot; that it cannot be written is reported, and no more.
-    async fn save(&self) {
-        let snapshot = {
-            let known = &lock(&self.state).known;
-            Snapshot {
-                store: self.parts.store.url().to_owned(),
-                written: SystemTime::now(),
-                revision: known.revision(),
-                entries: Arc::clone(known.entries()),
-            }
-        };
-        let path = self.parts.snapshot.clone();
-        let saved = spawn_blocking(move || snapshot::save(&path, &snapshot)).await;
+    /// Writes down what is not yet; that it cannot be written is reported, and no more.
+    async fn save(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        let saved = spawn_blocking(move || shared.write_down()).await;
         let trouble = saved.map_err(std::io::Error::other).flatten().err();
         let trouble = trouble.map(|e| format!("snapshot {}: {e}", self.parts.snapshot.display()));
         if let Some(trouble) = &trouble {
             tracing::warn!(trouble, "snapshot not written");
+            lock(&self.state).save_everything();
         }
         *lock(&self.snapshot_trouble) = trouble;
     }
+
+    /// Nobody else writes between the look at what is due and its writing: pieces stay in their order. Blocks.
+    fn write_down(&self) -> std::io::Result<()> {
+        let writer = &mut *lock(&self.writer);
+        match self.due(writer.wants_whole()) {
+            Due::Whole(snapshot) => writer.save(&snapshot),
+            Due::Changes(events, revision) => writer.append(&events, revision),
+        }
+    }
+
+    fn due(&self, whole: bool) -> Due {
+        let state = &mut *lock(&self.state);
+        let revision = state.known.revision();
+        match state.unsaved.take() {
+            Unsaved::Events(events) if !whole => Due::Changes(events, revision),
+            _ => Due::Whole(Snapshot {
+                store: self.parts.store.url().to_owned(),
+                written: SystemTime::now(),
+                revision,
+                entries: Arc::clone(state.known.entries()),
+            }),
+        }
+    }
+}
+
+/// What is written down next.
+enum Due {
+    Whole(Snapshot),
+    Changes(Vec<Event>, Revision),
 }
 
 fn belongs_into_snapshot(event: &Event) -> bool {
@@ -372,13 +425,10 @@ fn belongs_into_snapshot(event: &Event) -> bool {
 
 /// Writes a snapshot when something has changed, but not for each change.
 async fn keep_snapshot(shared: Arc<Shared>) {
-    let mut pause = SNAPSHOT_PAUSE;
     loop {
         shared.changed.notified().await;
-        sleep(pause).await;
-        let started = Instant::now();
+        sleep(SNAPSHOT_PAUSE).await;
         shared.save().await;
-        pause = (started.elapsed() * SNAPSHOT_REST).clamp(SNAPSHOT_PAUSE, SNAPSHOT_DELAY);
     }
 }
 

@@ -3,6 +3,10 @@
 //! The file is a line of JSON about the whole, then for each entry a line with revision and lengths, its key and
 //! its value, then a checksum. Values are kept as they are in the store, also those that this agent cannot read: an
 //! owner writes them back unchanged if the store loses them.
+//!
+//! What has changed since then is in a [`journal`] beside it.
+
+pub mod journal;
 
 use std::{
     collections::BTreeMap,
@@ -14,8 +18,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use self::journal::Journal;
 use super::durable;
-use crate::store::{Entry, LeaseId, Revision};
+use crate::store::{Entry, Event, LeaseId, Revision};
 
 /// Everything of the store's, by key.
 pub type Entries = BTreeMap<String, Entry>;
@@ -80,51 +85,104 @@ struct Header {
 #[derive(Serialize, Deserialize)]
 struct Line(u64, usize, usize, Option<u128>);
 
-/// The snapshot in a file, if there is one.
+/// The snapshot in a file, with what its journal adds, if there is one.
 ///
 /// # Errors
-/// If the file cannot be read or is damaged.
+/// If a file cannot be read or the snapshot is damaged.
 pub fn load(path: &Path) -> Result<Option<Snapshot>, SnapshotError> {
-    let content =
-        durable::read(path).map_err(|source| SnapshotError::Io { path: path.to_owned(), source })?;
-    let decoded = content.map(|bytes| decode(&bytes)).transpose();
-    decoded.map_err(|damage| SnapshotError::Damaged { path: path.to_owned(), damage })
+    let unreadable = |source| SnapshotError::Io { path: path.to_owned(), source };
+    let Some(bytes) = durable::read(path).map_err(unreadable)? else { return Ok(None) };
+    let damaged = |damage| SnapshotError::Damaged { path: path.to_owned(), damage };
+    let (mut snapshot, checksum) = decode(&bytes).map_err(damaged)?;
+    journal::replay(path, checksum, &mut snapshot).map_err(unreadable)?;
+    Ok(Some(snapshot))
 }
 
-/// Replaces the snapshot in a file. Blocks.
-///
-/// # Errors
-/// If the file cannot be written; the old one stays.
-pub fn save(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
-    durable::write(path, &encode(snapshot)?)
+/// Writes a snapshot and what follows it.
+#[derive(Debug)]
+pub struct Writer {
+    path: PathBuf,
+    journal: Option<Journal>,
 }
 
-fn encode(snapshot: &Snapshot) -> io::Result<Vec<u8>> {
+impl Writer {
+    /// One that begins with a snapshot.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, journal: None }
+    }
+
+    /// Whether a whole snapshot is to be written next.
+    #[must_use]
+    pub fn wants_whole(&self) -> bool {
+        self.journal.as_ref().is_none_or(Journal::is_large)
+    }
+
+    /// Replaces the snapshot. Blocks.
+    ///
+    /// # Errors
+    /// If it cannot be written; the old one stays, with its journal.
+    pub fn save(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        let (bytes, checksum) = encode(snapshot)?;
+        durable::write(&self.path, &bytes)?;
+        self.journal = Some(Journal::create(&self.path, checksum, bytes.len() as u64)?);
+        Ok(())
+    }
+
+    /// Adds what has changed since. Blocks.
+    ///
+    /// # Errors
+    /// If it cannot be written, or there is nothing to add it to; the next must be a whole one.
+    pub fn append(&mut self, events: &[Event], revision: Revision) -> io::Result<()> {
+        let Some(journal) = &mut self.journal else { return Err(io::ErrorKind::NotFound.into()) };
+        let appended = journal.append(events, revision, SystemTime::now());
+        if appended.is_err() {
+            self.journal = None;
+        }
+        appended
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn time(unix_s: u64) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_secs(unix_s))
+}
+
+fn push_entry(bytes: &mut Vec<u8>, Entry { key, value, revision, lease }: &Entry) -> io::Result<()> {
+    serde_json::to_writer(&mut *bytes, &Line(revision.0, key.len(), value.len(), lease.map(|l| l.0)))?;
+    for field in [b"".as_slice(), key.as_bytes(), value] {
+        bytes.extend_from_slice(field);
+        bytes.push(b'\n');
+    }
+    Ok(())
+}
+
+/// The file's bytes, and their checksum.
+fn encode(snapshot: &Snapshot) -> io::Result<(Vec<u8>, u32)> {
     let Snapshot { store, written, revision, entries } = snapshot;
-    let written_unix_s = written.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let header = Header { store: store.clone(), written_unix_s, revision: *revision };
+    let header = Header { store: store.clone(), written_unix_s: seconds(*written), revision: *revision };
     let mut bytes = format!("{MAGIC} ").into_bytes();
     serde_json::to_writer(&mut bytes, &header)?;
     bytes.push(b'\n');
-    for Entry { key, value, revision, lease } in entries.values() {
-        serde_json::to_writer(&mut bytes, &Line(revision.0, key.len(), value.len(), lease.map(|l| l.0)))?;
-        bytes.push(b'\n');
-        bytes.extend_from_slice(key.as_bytes());
-        bytes.push(b'\n');
-        bytes.extend_from_slice(value);
-        bytes.push(b'\n');
+    for entry in entries.values() {
+        push_entry(&mut bytes, entry)?;
     }
     let checksum = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&checksum.to_be_bytes());
-    Ok(bytes)
+    Ok((bytes, checksum))
 }
 
-fn decode(bytes: &[u8]) -> Result<Snapshot, Damage> {
+/// The snapshot and its checksum.
+fn decode(bytes: &[u8]) -> Result<(Snapshot, u32), Damage> {
     if !bytes.starts_with(MAGIC.as_bytes()) {
         return Err(Damage::Format);
     }
     let (body, checksum) = bytes.split_last_chunk::<4>().ok_or(Damage::Checksum)?;
-    if crc32fast::hash(body) != u32::from_be_bytes(*checksum) {
+    let checksum = u32::from_be_bytes(*checksum);
+    if crc32fast::hash(body) != checksum {
         return Err(Damage::Checksum);
     }
     let mut reader = Reader(body);
@@ -135,8 +193,9 @@ fn decode(bytes: &[u8]) -> Result<Snapshot, Damage> {
         let entry = reader.entry().ok_or(Damage::Format)?;
         entries.insert(entry.key.clone(), entry);
     }
-    let written = UNIX_EPOCH.checked_add(Duration::from_secs(header.written_unix_s)).unwrap_or(UNIX_EPOCH);
-    Ok(Snapshot { store: header.store, written, revision: header.revision, entries: Arc::new(entries) })
+    let written = time(header.written_unix_s).unwrap_or(UNIX_EPOCH);
+    let Header { store, revision, .. } = header;
+    Ok((Snapshot { store, written, revision, entries: Arc::new(entries) }, checksum))
 }
 
 /// The bytes that are still to be read.
@@ -194,8 +253,8 @@ mod tests {
             change in 1..=u8::MAX,
         ) {
             let snapshot = snapshot(entries);
-            let mut bytes = encode(&snapshot).unwrap();
-            prop_assert_eq!(decode(&bytes), Ok(snapshot));
+            let (mut bytes, checksum) = encode(&snapshot).unwrap();
+            prop_assert_eq!(decode(&bytes), Ok((snapshot, checksum)));
             let at = at.index(bytes.len());
             bytes[at] ^= change;
             prop_assert!(decode(&bytes).is_err());
@@ -226,7 +285,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("snapshot");
         let start = Instant::now();
-        save(&path, &many).unwrap();
+        Writer::new(path.clone()).save(&many).unwrap();
         let (saved, start) = (start.elapsed(), Instant::now());
         assert_eq!(load(&path).unwrap().unwrap(), many);
         println!("40,000 entries: written in {saved:?}, read in {:?}", start.elapsed());
@@ -244,5 +303,82 @@ mod tests {
             error,
             format!("snapshot {}: it is no snapshot of this version: it is ignored", path.display())
         );
+    }
+
+    fn put(key: &str, revision: u64) -> Event {
+        let value = format!("value {revision}").into_bytes();
+        Event::Put(Entry { key: key.to_owned(), value, revision: Revision(revision), lease: None })
+    }
+
+    fn delete(key: &str, revision: u64) -> Event {
+        Event::Delete { key: key.to_owned(), revision: Revision(revision) }
+    }
+
+    fn keys(path: &Path) -> (Vec<String>, u64) {
+        let Snapshot { entries, revision, .. } = load(path).unwrap().unwrap();
+        (entries.keys().cloned().collect(), revision.0)
+    }
+
+    fn written(snapshot: &Snapshot) -> (tempfile::TempDir, PathBuf, Writer) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("snapshot");
+        let mut writer = Writer::new(path.clone());
+        assert!(writer.wants_whole());
+        writer.save(snapshot).unwrap();
+        assert!(!writer.wants_whole());
+        (dir, path, writer)
+    }
+
+    #[test]
+    fn a_journal_continues_its_snapshot_piece_by_piece() {
+        let (_dir, path, mut writer) = written(&snapshot([]));
+        writer.append(&[put("a", 8), put("b", 9)], Revision(9)).unwrap();
+        assert_eq!(keys(&path), (vec!["a".to_owned(), "b".to_owned()], 9));
+        writer.append(&[delete("a", 10), put("b", 11)], Revision(12)).unwrap();
+        assert_eq!(keys(&path), (vec!["b".to_owned()], 12));
+        let loaded = load(&path).unwrap().unwrap();
+        assert_eq!(loaded.entries["b"].value, b"value 11");
+        assert!(loaded.written > UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+    }
+
+    #[test]
+    fn a_journal_of_another_snapshot_is_ignored() {
+        let (_dir, path, mut writer) = written(&snapshot([]));
+        writer.append(&[put("a", 8)], Revision(8)).unwrap();
+        let old = std::fs::read(journal::path(&path)).unwrap();
+        let Event::Put(entry) = put("c", 9) else { unreachable!() };
+        writer.save(&snapshot([entry])).unwrap();
+        // As after a crash between the two files.
+        std::fs::write(journal::path(&path), old).unwrap();
+        assert_eq!(keys(&path), (vec!["c".to_owned()], 7));
+    }
+
+    #[test]
+    fn a_piece_that_is_not_whole_ends_the_journal() {
+        let (_dir, path, mut writer) = written(&snapshot([]));
+        writer.append(&[put("a", 8)], Revision(8)).unwrap();
+        let one = std::fs::read(journal::path(&path)).unwrap();
+        writer.append(&[put("b", 9)], Revision(9)).unwrap();
+        let both = std::fs::read(journal::path(&path)).unwrap();
+        for length in one.len()..both.len() {
+            std::fs::write(journal::path(&path), &both[..length]).unwrap();
+            assert_eq!(keys(&path), (vec!["a".to_owned()], 8), "{length} of {} bytes", both.len());
+        }
+        let mut changed = both.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        std::fs::write(journal::path(&path), &changed).unwrap();
+        assert_eq!(keys(&path), (vec!["a".to_owned()], 8));
+    }
+
+    #[test]
+    fn a_journal_that_grows_large_asks_for_a_new_snapshot() {
+        let (_dir, _path, mut writer) = written(&snapshot([]));
+        let mut pieces = 0;
+        while !writer.wants_whole() {
+            let many: Vec<Event> = (0..100).map(|n| put(&format!("key-{n}"), n)).collect();
+            writer.append(&many, Revision(100)).unwrap();
+            pieces += 1;
+        }
+        assert!((100..1000).contains(&pieces), "{pieces} pieces");
     }
 }
