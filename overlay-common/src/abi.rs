@@ -52,6 +52,8 @@ pub mod map {
     pub const HOST_ADDRS: &str = "host_addrs";
     /// [`HostAddr`](crate::gateway::HostAddr) → ifindex of a host veth.
     pub const HOST_OWNERS: &str = "host_owners";
+    /// ifindex of a host veth → [`ResolverTurns`](crate::resolver::ResolverTurns).
+    pub const RESOLVER_TURNS: &str = "resolver_turns";
     /// ifindex of a host veth → [`EndpointStats`](crate::stats::EndpointStats), per CPU.
     pub const ENDPOINT_STATS: &str = "endpoint_stats";
     /// [`DropKey`](crate::stats::DropKey) → [`DropCount`](crate::stats::DropCount), per CPU.

@@ -2,8 +2,8 @@
 //!
 //! * [`abi`]: names, capacities and the layout version of the pinned maps
 //! * [`vni`], [`mac`]: the two identifiers that every key is made of
-//! * [`config`], [`endpoint`], [`fdb`], [`gateway`], [`neigh`], [`network`], [`policy`], [`route`], [`vtep`], [`stats`]:
-//!   key and value of each map
+//! * [`config`], [`endpoint`], [`fdb`], [`gateway`], [`neigh`], [`network`], [`policy`], [`resolver`], [`route`], [`vtep`],
+//!   [`stats`]: key and value of each map
 //! * [`verdict`]: why a packet did not go on
 //! * [`wire`]: headers, checksums and header templates, pure functions over bytes
 //!
@@ -20,6 +20,7 @@ pub mod mac;
 pub mod neigh;
 pub mod network;
 pub mod policy;
+pub mod resolver;
 pub mod route;
 pub mod stats;
 pub mod verdict;

@@ -134,6 +134,10 @@ drop_reasons! {
     HostMalformed = 75, "host_malformed";
     /// the packet could not be rewritten for the container
     HostFailed = 76, "host_failed";
+
+    // From a container, for names.
+    /// the container asks for names faster than it may
+    ResolverFlood = 120, "resolver_flood";
 }
 
 #[cfg(feature = "user")]

@@ -16,6 +16,7 @@ use crate::{
     maps::{self, lookup},
     nat::{self, Field},
     packet::{InnerIp, Verdict, redirect_ingress},
+    resolver,
 };
 
 /// Hands a packet that is for no container to the host's stack. Its parts are programs of their own, one beside the
@@ -36,8 +37,13 @@ fn admit(ctx: &TcContext, source: &Source, ip: &InnerIp) -> Result<(), DropReaso
     // A host without a gateway device has no way out.
     let gateway = maps::host_gateway().ok_or(DropReason::NoRoute)?;
     check_destination(source, ip, gateway, to_gateway)?;
-    if source.network.flags & FLAG_INTERNAL != 0 && !(to_gateway && has_port(ctx, ip, 2)) {
+    let to_resolver = to_gateway && has_port(ctx, ip, 2);
+    if source.network.flags & FLAG_INTERNAL != 0 && !to_resolver {
         return Err(DropReason::InternalNetwork);
+    }
+    // Fragments, too: the host's stack may make queries of them.
+    if to_resolver || to_gateway && ip.header.is_fragment() {
+        return resolver::admit(source.ifindex);
     }
     Ok(())
 }

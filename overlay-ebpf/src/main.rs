@@ -29,6 +29,7 @@ mod ingress;
 mod maps;
 mod nat;
 mod packet;
+mod resolver;
 mod route;
 mod too_big;
 mod xdp;

@@ -1,12 +1,13 @@
 //! The maps, by the names that `bpftool map` shows. Keys and values are those of `overlay-common`.
 //!
-//! Hash maps, not LRU maps: an LRU map forgets entries silently. All are filled by the agent alone, except
-//! the counters. `BPF_F_NO_PREALLOC` where the bound is large, so that memory follows use.
+//! Hash maps, not LRU maps: an LRU map forgets entries silently. All are filled by the agent alone, except the counters
+//! and `resolver_turns`, which may forget: a container then has a burst more. `BPF_F_NO_PREALLOC` where the bound is
+//! large, so that memory follows use.
 #![expect(non_upper_case_globals, reason = "the kernel shows a map under its symbol's name")]
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuHashMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap},
     macros::btf_map,
 };
 use overlay_common::{
@@ -18,6 +19,7 @@ use overlay_common::{
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey},
+    resolver::ResolverTurns,
     route::RouteKey,
     stats::{DropCount, DropKey, EndpointStats},
     vtep::{Vtep, VtepMemberKey},
@@ -50,6 +52,8 @@ pub static gateway: Array<Gateway, 1> = Array::new();
 pub static host_addrs: HashMap<u32, HostAddr, { capacity::ENDPOINTS }> = HashMap::new();
 #[btf_map]
 pub static host_owners: HashMap<HostAddr, u32, { capacity::ENDPOINTS }> = HashMap::new();
+#[btf_map]
+pub static resolver_turns: LruHashMap<u32, ResolverTurns, { capacity::ENDPOINTS }> = LruHashMap::new();
 #[btf_map]
 pub static endpoint_stats: PerCpuHashMap<u32, EndpointStats, { capacity::ENDPOINTS }> = PerCpuHashMap::new();
 #[btf_map]

@@ -6,7 +6,10 @@ use aya::{
     Pod,
     maps::{MapData, PerCpuHashMap},
 };
-use overlay_common::stats::{DropCount, DropKey, EndpointStats};
+use overlay_common::{
+    resolver::ResolverTurns,
+    stats::{DropCount, DropKey, EndpointStats},
+};
 
 use super::{
     DatapathError,
@@ -20,6 +23,14 @@ impl Maps {
     /// If the map cannot be read.
     pub fn endpoint_stats(&self) -> Result<BTreeMap<u32, EndpointStats>, DatapathError> {
         sums(&self.endpoint_stats)
+    }
+
+    /// How far each container has used up its turns at the resolver, by ifindex of its host veth.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn resolver_turns(&self) -> Result<BTreeMap<u32, ResolverTurns>, DatapathError> {
+        self.resolver_turns.entries()
     }
 
     /// Dropped packets.

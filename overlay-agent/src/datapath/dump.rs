@@ -35,7 +35,7 @@ pub struct Description {
 }
 
 /// All maps that can be dumped.
-pub const MAPS: [Description; 14] = [
+pub const MAPS: [Description; 15] = [
     describe(map::CONFIG, 1, "this host's settings"),
     describe(map::NETWORKS, capacity::NETWORKS, "VNI → gateway, MTU, flags"),
     describe(map::VTEPS, capacity::VTEPS, "index → outer header of another host"),
@@ -52,6 +52,11 @@ pub const MAPS: [Description; 14] = [
     ),
     describe(map::HOST_ADDRS, capacity::ENDPOINTS, "host veth → host-local address"),
     describe(map::HOST_OWNERS, capacity::ENDPOINTS, "host-local address → host veth"),
+    describe(
+        map::RESOLVER_TURNS,
+        capacity::ENDPOINTS,
+        "host veth → how far it has used up its turns at the resolver",
+    ),
     describe(map::ENDPOINT_STATS, capacity::ENDPOINTS, "host veth → packets and bytes"),
     describe(map::DROPS, capacity::DROPS, "VNI, host veth, reason → packets and bytes"),
 ];
@@ -84,6 +89,7 @@ impl Datapath {
         Ok(match name {
             map::ENDPOINT_STATS => Some(self.dump_stats()?),
             map::DROPS => Some(self.dump_drops()?),
+            map::RESOLVER_TURNS => Some(self.dump_resolver_turns()?),
             _ => dump_table(tables, name),
         })
     }
@@ -95,6 +101,14 @@ impl Datapath {
                 "rx_packets": s.rx_packets, "rx_bytes": s.rx_bytes }))
         };
         Ok(stats.iter().map(row).collect())
+    }
+
+    fn dump_resolver_turns(&self) -> Result<Vec<Row>, DatapathError> {
+        let turns = self.maps().resolver_turns()?;
+        let row = |(ifindex, t): (&u32, &overlay_common::resolver::ResolverTurns)| {
+            row(json!({ "ifindex": ifindex, "taken_until_ns": t.taken_until_ns }))
+        };
+        Ok(turns.iter().map(row).collect())
     }
 
     fn dump_drops(&self) -> Result<Vec<Row>, DatapathError> {

@@ -18,6 +18,7 @@ use overlay_common::{
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey},
+    resolver::ResolverTurns,
     route::{RouteKey, SCOPE_BITS},
     stats::{DropCount, DropKey, EndpointStats},
     vtep::{Vtep, VtepMemberKey},
@@ -48,6 +49,7 @@ pub struct Maps {
     neigh: Hash<NeighKey, Neigh>,
     policy: Hash<PolicyKey, Policy>,
     routes: Table<LpmTrie<MapData, RouteKey, u32>>,
+    pub(super) resolver_turns: Hash<u32, ResolverTurns>,
     pub(super) endpoint_stats: Table<PerCpuHashMap<MapData, u32, EndpointStats>>,
     pub(super) drops: Table<PerCpuHashMap<MapData, DropKey, DropCount>>,
 }
@@ -68,6 +70,7 @@ impl Maps {
             neigh: take(ebpf, map::NEIGH)?,
             policy: take(ebpf, map::POLICY)?,
             routes: take(ebpf, map::ROUTES)?,
+            resolver_turns: take(ebpf, map::RESOLVER_TURNS)?,
             endpoint_stats: take(ebpf, map::ENDPOINT_STATS)?,
             drops: take(ebpf, map::DROPS)?,
         })
@@ -229,7 +232,7 @@ impl<M> Table<M> {
 }
 
 impl<K: Pod + Ord, V: Pod> Hash<K, V> {
-    fn entries(&self) -> Result<BTreeMap<K, V>, DatapathError> {
+    pub(super) fn entries(&self) -> Result<BTreeMap<K, V>, DatapathError> {
         self.map.iter().collect::<Result<_, _>>().map_err(self.fail("read"))
     }
 

@@ -18,7 +18,7 @@ use super::{DatapathError, bpffs::gone_is_success};
 use crate::{config::BpfLog, paths::Paths};
 
 /// Maps that are pinned: all but the log's, whose reader ends with the agent.
-pub const PINNED_MAPS: [&str; 14] = [
+pub const PINNED_MAPS: [&str; 15] = [
     map::CONFIG,
     map::ENDPOINTS,
     map::FDB,
@@ -31,6 +31,7 @@ pub const PINNED_MAPS: [&str; 14] = [
     map::GATEWAY,
     map::HOST_ADDRS,
     map::HOST_OWNERS,
+    map::RESOLVER_TURNS,
     map::ENDPOINT_STATS,
     map::DROPS,
 ];

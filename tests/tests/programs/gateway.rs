@@ -1,11 +1,12 @@
 //! The gateway one packet at a time: what leaves for the host's stack, what comes back from it, and what the gateway
 //! says by itself.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Instant};
 
 use etherparse::{Icmpv4Type, TcpSlice, ip_number};
 use overlay_common::{
     abi::program,
+    resolver::BURST,
     verdict::DropReason::{self, *},
 };
 use overlay_tests::packet::{Addr, Frame, offset};
@@ -220,6 +221,39 @@ fn containers_of_an_internal_network_reach_names_and_nothing_else() {
     for (from, port) in [(AGENT, 22), (WORLD, RESOLVER)] {
         let run = back(&Frame::udp(on_host(from), on_host(MY_HOST_ADDR), (port, 4000), b"x"));
         assert_eq!((run.verdict, run.drops), (SHOT, vec![(VNI, 1, HostInternal, 1)]), "{from}:{port}");
+    }
+}
+
+/// Runs a packet until it is dropped; how often it was not.
+fn runs_until_dropped(world: &mut World, frame: &Frame) -> u64 {
+    let is_let_through = |_: &u64| world.run(program::FROM_ENDPOINT, frame).verdict == REDIRECT;
+    (0..100_000).take_while(is_let_through).count() as u64
+}
+
+#[test]
+fn a_container_that_asks_too_often_is_not_heard_and_everything_else_of_its_passes() {
+    let mut world = World::with_gateway();
+    let query = Frame::udp(ME, GATEWAY, (4000, RESOLVER), b"name?");
+    let start = Instant::now();
+    let heard = runs_until_dropped(&mut world, &query);
+    let most = BURST + u64::try_from(start.elapsed().as_millis()).expect("not that long") + 1;
+    assert!((BURST..=most).contains(&heard), "{heard} of at most {most}");
+    let run = world.run(program::FROM_ENDPOINT, &Frame::echo_request(ME, GATEWAY, 7, b"ping"));
+    assert_eq!((run.verdict, run.drops), (REDIRECT, vec![(VNI, 1, ResolverFlood, 1)]));
+
+    let fragment =
+        |offset: u16| query.clone().edit_ip(offset::IP, |ip| ip.fragment_offset = offset.try_into().unwrap());
+    let first = query.clone().edit_ip(offset::IP, |ip| ip.more_fragments = true);
+    for other in [Frame::tcp_syn(ME, GATEWAY, (4000, RESOLVER)), first, fragment(3)] {
+        assert!(runs_until_dropped(&mut world, &other) < BURST, "{other:?}");
+    }
+    for free in [
+        Frame::udp(ME, GATEWAY, (4000, 5000), b"x"),
+        Frame::udp(ME, via_gateway(WORLD), (4000, RESOLVER), b"x"),
+    ] {
+        for _ in 0..2 * BURST {
+            assert_eq!(world.run(program::FROM_ENDPOINT, &free).verdict, REDIRECT, "{free:?}");
+        }
     }
 }
 
