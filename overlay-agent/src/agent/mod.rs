@@ -13,6 +13,7 @@
 //! * [`snapshot`], [`outbox`], [`durable`]: what is kept in files for when the store cannot be reached
 //! * [`devices`], [`containers`]: how our devices must be
 //! * [`gateway`]: the way between containers and the host's own stack
+//! * [`names`]: the resolver at the gateway
 //! * [`host`]: what only this host knows: links, next hops
 //! * [`reconciler`]: passes that make the maps true
 //! * [`inspect`]: a look that changes nothing
@@ -35,6 +36,7 @@ pub mod known;
 pub mod locks;
 pub mod membership;
 pub mod mirror;
+pub mod names;
 pub mod outbox;
 pub mod presence;
 pub mod reclaim;
@@ -64,7 +66,7 @@ use crate::{
     api,
     config::Config,
     datapath::{Datapath, DatapathError, bpffs},
-    dns::resolv_conf,
+    dns::{Upstream, resolv_conf},
     model::keys::ROOT,
     netlink::{Link, Netlink, NetlinkError},
     paths,
@@ -111,11 +113,13 @@ struct Ground {
     start: mirror::Start,
     identity: membership::Identity,
     object: PathBuf,
+    upstream: Option<Upstream>,
 }
 
 impl Ground {
     /// Asks everything that may refuse.
     async fn survey(config: &Config) -> anyhow::Result<Self> {
+        let upstream = names::upstream(&config.dns)?;
         let netlink = Netlink::open()?;
         let underlay = underlay::find(&netlink, config).await?;
         let identity = membership::Identity::load(config, &underlay)?;
@@ -134,7 +138,7 @@ impl Ground {
         }
         check_port(&netlink, config.vxlan_port).await?;
         let object = find_object(config)?;
-        Ok(Self { netlink, underlay, store, start, identity, object })
+        Ok(Self { netlink, underlay, store, start, identity, object, upstream })
     }
 }
 
@@ -161,21 +165,12 @@ async fn first_look(config: &Config, store: &dyn Store, veths: usize) -> anyhow:
 
 /// Loads the data path, joins the cluster and starts the reconciler.
 async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membership::Membership)> {
-    let Ground { netlink, underlay, store, start, identity, object } = ground;
+    let Ground { netlink, underlay, store, start, identity, object, upstream } = ground;
     let (datapath, warnings) = load(&config, &object)?;
     let changes = store.changes();
     let store: Arc<dyn Store> = store;
     let outbox = Arc::new(Outbox::load(&config.paths.outbox()));
-    let parts = mirror::Parts {
-        node: config.node.clone(),
-        store: Arc::clone(&store),
-        changes: changes.clone(),
-        netlink: netlink.clone(),
-        snapshot: config.paths.snapshot(),
-        outbox: Arc::clone(&outbox),
-    };
-    let mirror = mirror::follow(parts, start);
-    mirror.identified(FIRST_LISTING).await;
+    let mirror = follow(&config, &store, changes.clone(), &netlink, &outbox, start).await;
     let footing = membership::Footing {
         store: Arc::clone(&store),
         cluster: mirror.cluster(),
@@ -184,8 +179,7 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
     };
     let membership = membership::join(footing.clone(), identity.clone()).await?;
     let tunnel_ifindex = netlink.create_tunnel(paths::TUNNEL_IFNAME, config.vxlan_port).await?;
-    let in_progress = Arc::new(InProgress::default());
-    let repairs = Arc::new(repairs::Repairs::default());
+    let (in_progress, repairs) = (Arc::<InProgress>::default(), Arc::<repairs::Repairs>::default());
     let absences = presence::watch(mirror.cluster(), mirror.stale(), config.lease);
     let watched =
         grace::Watched { node: config.node.clone(), cluster: mirror.cluster(), absences: absences.clone() };
@@ -203,6 +197,13 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         repairs: Arc::clone(&repairs),
         resolv_confs: resolv_conf::Files::new(Path::new(paths::NETNS_CONFIG_DIR), &config.paths.run_dir),
     })?;
+    tokio::spawn(names::serve(names::Parts {
+        node: config.node.clone(),
+        cluster: mirror.cluster(),
+        absences: absences.clone(),
+        reports: reconciler.reports(),
+        upstream,
+    }));
     tokio::spawn(containers::guard(mirror.cluster(), reconciler.reports(), Arc::clone(&repairs)));
     tokio::spawn(membership::announce(footing, identity, reconciler.reports()));
     let service = Service::new(Context {
@@ -222,6 +223,28 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         publishing: tokio::sync::Mutex::default(),
     });
     Ok((service, membership))
+}
+
+/// Follows the store from here on.
+async fn follow(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    changes: watch::Receiver<Option<store::Failure>>,
+    netlink: &Netlink,
+    outbox: &Arc<Outbox>,
+    start: mirror::Start,
+) -> mirror::Mirror {
+    let parts = mirror::Parts {
+        node: config.node.clone(),
+        store: Arc::clone(store),
+        changes,
+        netlink: netlink.clone(),
+        snapshot: config.paths.snapshot(),
+        outbox: Arc::clone(outbox),
+    };
+    let mirror = mirror::follow(parts, start);
+    mirror.identified(FIRST_LISTING).await;
+    mirror
 }
 
 /// Loads the data path, with its log if one is asked for. Says what on the host is not as it should be.

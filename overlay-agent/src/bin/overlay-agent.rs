@@ -46,9 +46,10 @@ fn start_logging(level: LogLevel) {
     tracing_subscriber::registry().with(targets).with(lines).init();
 }
 
-/// Crates whose messages nobody reads: Consul's client tells of each request, and of each conflict as an error. What
-/// matters of it comes back to the agent, which tells it in its own words.
-const CHATTY: &[&str] = &["consulrs", "rustify"];
+/// Crates whose messages nobody reads: Consul's client tells of each request, and of each conflict as an error, and the
+/// DNS library of each query that some container made badly. What matters of it comes back to the agent, which tells it
+/// in its own words.
+const CHATTY: &[&str] = &["consulrs", "rustify", "hickory_proto", "hickory_net", "hickory_resolver"];
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("overlay-agent: {error:#}");

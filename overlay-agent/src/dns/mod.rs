@@ -5,59 +5,61 @@
 //! that it is attached to, on all hosts. Everything else is asked of the host's own resolvers, except for
 //! containers that have no way out.
 //!
-//! * [`names`]: what a name means to whom; pure
-//! * [`handler`]: queries, answers and limits
+//! * [`names`]: what a name means to whom; [`directory`]: which endpoints have it; both pure
+//! * [`handler`]: from a query to its answer
+//! * [`server`]: the sockets; [`limits`]: how much of all that one container gets
 //! * [`upstream`]: other people's names
 //! * [`resolv_conf`]: telling containers whom to ask
 //!
 //! The protocol is hickory's.
 
+mod directory;
 mod handler;
+mod limits;
 mod names;
 pub mod resolv_conf;
+mod server;
 #[cfg(test)]
 mod tests;
 mod upstream;
 
 use std::{
-    io,
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
-use hickory_server::Server;
-use tokio::{
-    net::{TcpListener, UdpSocket},
-    sync::watch,
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 
-use self::handler::Handler;
-use crate::model::{Cluster, EndpointId};
+use self::{handler::Handler, server::Sockets};
+use crate::{
+    agent::presence::Absences,
+    model::{Cluster, EndpointId, Name},
+};
 
 pub use upstream::{ServerAddress, Upstream, UpstreamError};
 
 /// The port (RFC 1035 section 4.2).
 pub const PORT: u16 = 53;
-/// How long an idle connection is kept (RFC 7766 section 6.2.3 wants a few seconds).
-const TCP_IDLE: Duration = Duration::from_secs(10);
-/// Responses that one connection may have waiting.
-const TCP_BUFFER: usize = 32;
-/// Pause before trying again to take an address that is not there yet.
-const RETRY: Duration = Duration::from_millis(100);
 
-/// Tells which local endpoint has a host-local address.
-pub type WhoIs = Arc<dyn Fn(Ipv4Addr) -> Option<EndpointId> + Send + Sync>;
+/// A container that asks: its endpoints on this host.
+pub type Asker = Arc<BTreeSet<EndpointId>>;
+/// Tells which container has a host-local address.
+pub type WhoIs = Arc<dyn Fn(Ipv4Addr) -> Option<Asker> + Send + Sync>;
 
 /// What a resolver answers from.
+#[derive(Clone)]
 pub struct Sources {
+    /// This node.
+    pub here: Name,
     /// The cluster's state.
     pub cluster: watch::Receiver<Arc<Cluster>>,
+    /// Which nodes count as down.
+    pub absences: watch::Receiver<Absences>,
     /// Who asks.
     pub who_is: WhoIs,
-    /// For other names.
-    pub upstream: Upstream,
+    /// For other names, if there is anybody to ask.
+    pub upstream: Option<Arc<Upstream>>,
 }
 
 /// Answers on an address until dropped.
@@ -68,15 +70,9 @@ impl Resolver {
     #[must_use]
     pub fn start(sources: Sources, address: SocketAddr) -> Self {
         Self(tokio::spawn(async move {
-            let handler = Handler::new(sources);
-            let (udp, tcp) = bind_when_there(address).await;
-            let mut server = Server::new(handler);
-            server.register_socket(udp);
-            server.register_listener(tcp, TCP_IDLE, TCP_BUFFER);
+            let sockets = Sockets::bind_when_there(address).await;
             tracing::info!(%address, "answering names");
-            if let Err(e) = server.block_until_done().await {
-                tracing::warn!(%address, reason = %e, "names are not answered any more");
-            }
+            sockets.serve(Handler::new(sources)).await;
         }))
     }
 }
@@ -85,26 +81,4 @@ impl Drop for Resolver {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-async fn bind_when_there(address: SocketAddr) -> (UdpSocket, TcpListener) {
-    let mut said = false;
-    loop {
-        match bind(address).await {
-            Ok(sockets) => return sockets,
-            Err(e) if said => tracing::debug!(%address, reason = %e, "names are not answered yet"),
-            Err(e) => {
-                said = true;
-                tracing::warn!(%address, reason = %e, "names are not answered yet; trying again");
-            }
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let tcp = TcpListener::bind(address).await?;
-    // The same port for both, also where the kernel chose it.
-    let udp = UdpSocket::bind(tcp.local_addr()?).await?;
-    Ok((udp, tcp))
 }

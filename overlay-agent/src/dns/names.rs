@@ -1,15 +1,29 @@
 //! What a name means to a container.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use crate::model::{Cluster, Endpoint, Network};
+use super::directory::Directory;
+use crate::{
+    model::{Address, Cluster, Endpoint, EndpointId, Name, Network},
+    reconcile::desired::is_reachable,
+};
 
-/// Digits of an endpoint's id that are enough to name it, as with Docker's container ids.
-const SHORT_ID: usize = 12;
+/// All there is to know.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// The cluster's state.
+    pub cluster: &'a Cluster,
+    /// Its endpoints by name.
+    pub directory: &'a Directory,
+    /// This node.
+    pub here: &'a Name,
+    /// Nodes that count as down.
+    pub down: &'a BTreeSet<Name>,
+}
 
-/// What a container may know.
+/// What a container may know of it.
 pub struct View<'a> {
-    cluster: &'a Cluster,
+    known: Known<'a>,
     networks: Vec<&'a Network>,
 }
 
@@ -27,37 +41,34 @@ pub enum Meaning {
 }
 
 impl<'a> View<'a> {
-    /// The view of the container behind an endpoint: that of all its endpoints on this host.
+    /// The view of a container with these endpoints.
     #[must_use]
-    pub fn of(cluster: &'a Cluster, asker: &Endpoint) -> Self {
-        let same = |e: &&Endpoint| e.node == asker.node && e.netns == asker.netns;
-        let endpoints = cluster.endpoints.values().map(|e| &e.record);
-        let mut names: Vec<_> = endpoints.filter(same).map(|e| &e.network).collect();
-        names.sort_unstable();
-        names.dedup();
-        let networks = names.into_iter().filter_map(|name| cluster.networks.get(name));
-        Self { cluster, networks: networks.map(|n| &n.record).collect() }
+    pub fn of(known: Known<'a>, asker: &BTreeSet<EndpointId>) -> Self {
+        let endpoints = asker.iter().filter_map(|id| known.cluster.endpoints.get(id));
+        let names: BTreeSet<&Name> = endpoints.map(|endpoint| &endpoint.record.network).collect();
+        let networks = names.into_iter().filter_map(|name| known.cluster.networks.get(name));
+        Self { known, networks: networks.map(|network| &network.record).collect() }
     }
 
     /// What a name without its closing dot means: a container's name, alias or short id, alone or with its
     /// network's name behind it. Upper and lower case are the same.
     #[must_use]
     pub fn meaning(&self, name: &str) -> Meaning {
-        let alone = self.networks.iter().flat_map(|network| self.find(network, name));
-        let with_network = self.networks.iter().flat_map(|network| {
-            let short = strip_network(name, network);
-            short.into_iter().flat_map(|short| self.find(network, short))
-        });
-        let mut found: Vec<Ipv4Addr> = alone.chain(with_network).collect();
+        let name = name.to_ascii_lowercase();
+        let with_network =
+            self.networks.iter().filter_map(|network| Some((network, before(&name, network)?)));
+        let with_network: Vec<_> = with_network.collect();
+        let alone = self.networks.iter().map(|network| (network, name.as_str()));
+        let asked = alone.chain(with_network.iter().copied());
+        let mut found: Vec<Ipv4Addr> = asked.flat_map(|(network, name)| self.find(network, name)).collect();
         found.sort_unstable();
         found.dedup();
-        let ours = || self.networks.iter().any(|network| strip_network(name, network).is_some());
         if !found.is_empty() {
             Meaning::Containers(found)
-        } else if ours() {
-            Meaning::Nothing
-        } else {
+        } else if with_network.is_empty() {
             self.foreign()
+        } else {
+            Meaning::Nothing
         }
     }
 
@@ -66,7 +77,7 @@ impl<'a> View<'a> {
     pub fn owner(&self, address: Ipv4Addr) -> Meaning {
         let ours: Vec<_> = self.networks.iter().filter(|n| n.subnet.contains(&address)).collect();
         let mut owners = ours.iter().filter_map(|network| {
-            let owner = self.cluster.endpoints_of(&network.name).find(|e| e.ipv4 == address)?;
+            let owner = self.holder(network, address)?;
             Some(Meaning::Name(format!("{}.{}", owner.name, network.name)))
         });
         match owners.next() {
@@ -84,18 +95,31 @@ impl<'a> View<'a> {
         }
     }
 
-    fn find<'s>(&'s self, network: &'s Network, name: &'s str) -> impl Iterator<Item = Ipv4Addr> + 's {
-        self.cluster.endpoints_of(&network.name).filter(move |e| is_called(e, name)).map(|e| e.ipv4)
+    fn find(&self, network: &Network, name: &str) -> Vec<Ipv4Addr> {
+        let ids = self.known.directory.find(&network.name, name);
+        ids.filter_map(|id| self.endpoint(id)).map(|endpoint| endpoint.ipv4).collect()
+    }
+
+    /// By the claim on the address: one look-up.
+    fn holder(&self, network: &Network, address: Ipv4Addr) -> Option<&'a Endpoint> {
+        let claim = self.known.cluster.addresses.get(&network.name)?.get(&address)?;
+        let Address::Held { endpoint } = &claim.record else { return None };
+        self.endpoint(endpoint).filter(|holder| holder.ipv4 == address)
+    }
+
+    /// An endpoint that packets reach: those of withdrawn nodes have no names either.
+    fn endpoint(&self, id: &EndpointId) -> Option<&'a Endpoint> {
+        let Known { cluster, here, down, .. } = self.known;
+        let endpoint = &cluster.endpoints.get(id)?.record;
+        let node = || cluster.nodes.get(&endpoint.node);
+        let is_there =
+            endpoint.node == *here || node().is_some_and(|node| is_reachable(cluster, &node.record, down));
+        is_there.then_some(endpoint)
     }
 }
 
-fn is_called(endpoint: &Endpoint, name: &str) -> bool {
-    let names = std::iter::once(&endpoint.name).chain(&endpoint.aliases);
-    names.map(|n| n.as_str()).chain([&endpoint.id.as_str()[..SHORT_ID]]).any(|n| n.eq_ignore_ascii_case(name))
-}
-
-/// What stands before `.NETWORK`.
-fn strip_network<'n>(name: &'n str, network: &Network) -> Option<&'n str> {
+/// What of a name stands before `.NETWORK`.
+fn before<'n>(name: &'n str, network: &Network) -> Option<&'n str> {
     let split = name.len().checked_sub(network.name.as_str().len() + 1)?;
     let (short, rest) = name.split_at_checked(split)?;
     let rest = rest.strip_prefix('.')?;
@@ -110,29 +134,41 @@ mod tests {
     use super::*;
     use crate::store::{Entry, Revision};
 
-    /// `web` in blue and green, `db` with an alias in blue, `other` in red; red is internal, and so is green.
+    /// `web` in blue and green, `db` with an alias in blue, `other` in red; red is internal, and so is green. `far` in
+    /// blue is on another node, which gives no sign of life.
     fn cluster() -> Cluster {
         let network = |name: &str, vni: u32, net: u8, internal: bool| {
             let value = json!({"name": name, "vni": vni, "subnet": format!("10.0.{net}.0/24"),
                                "gateway": format!("10.0.{net}.1"), "internal": internal});
             (format!("overlay/v1/networks/{name}"), value)
         };
-        let endpoint = |id: &str, network: &str, name: &str, ip: &str, netns: &str, aliases: &[&str]| {
-            let value = json!({"id": id, "network": network, "name": name, "node": "host1", "ipv4": ip,
-                               "mac": "02:42:0a:00:00:02", "ifname": "eth0", "netns": netns, "aliases": aliases});
-            (format!("overlay/v1/endpoints/{network}/{id}"), value)
+        let endpoint = |id: &str, node: &str, network: &str, name: &str, ip: &str, aliases: &[&str]| {
+            let value = json!({"id": id, "network": network, "name": name, "node": node, "ipv4": ip,
+                               "mac": "02:42:0a:00:00:02", "ifname": "eth0", "netns": name, "aliases": aliases});
+            let claim = json!({"state": "held", "endpoint": id});
+            [
+                (format!("overlay/v1/endpoints/{network}/{id}"), value),
+                (format!("overlay/v1/addresses/{network}/{ip}"), claim),
+            ]
         };
-        let entries = [
+        let node =
+            json!({"name": "host2", "id": "x", "vtep": "192.0.2.2", "vxlan_port": 4789, "version": "1"});
+        let endpoints = [
+            endpoint("00000000000000a1", "host1", "blue", "web", "10.0.0.2", &["front", "www"]),
+            endpoint("00000000000000a2", "host1", "green.site", "web", "10.0.1.2", &[]),
+            endpoint("00000000000000b1", "host1", "blue", "db", "10.0.0.3", &["front"]),
+            endpoint("c0ffee00000000d1", "host1", "red", "other", "10.0.2.2", &[]),
+            endpoint("00000000000000f1", "host2", "blue", "far", "10.0.0.4", &["front"]),
+        ];
+        let others = [
             network("blue", 256, 0, false),
             network("green.site", 257, 1, true),
             network("red", 258, 2, true),
-            endpoint("00000000000000a1", "blue", "web", "10.0.0.2", "/run/netns/web", &["front", "www"]),
-            endpoint("00000000000000a2", "green.site", "web", "10.0.1.2", "/run/netns/web", &[]),
-            endpoint("00000000000000b1", "blue", "db", "10.0.0.3", "/run/netns/db", &["front"]),
-            endpoint("c0ffee00000000d1", "red", "other", "10.0.2.2", "/run/netns/other", &[]),
+            ("overlay/v1/nodes/host2".to_owned(), node),
         ];
-        let entries: Vec<Entry> = entries
+        let entries: Vec<Entry> = others
             .into_iter()
+            .chain(endpoints.into_iter().flatten())
             .map(|(key, value)| Entry {
                 key,
                 value: value.to_string().into_bytes(),
@@ -145,9 +181,19 @@ mod tests {
         cluster
     }
 
-    fn asked_by(cluster: &Cluster, asker: &str, name: &str) -> Meaning {
-        let asker = &cluster.endpoints.values().find(|e| e.record.name.as_str() == asker).unwrap().record;
-        View::of(cluster, asker).meaning(name)
+    /// What the container of that name sees while these nodes are down.
+    fn seen_by<T>(asker: &str, down: &[&str], look: impl FnOnce(View<'_>) -> T) -> T {
+        let (cluster, mut directory) = (cluster(), Directory::default());
+        directory.follow(&cluster);
+        let down = down.iter().map(|name| name.parse().unwrap()).collect();
+        let own = cluster.endpoints.values().filter(|e| e.record.name.as_str() == asker);
+        let own = own.map(|e| e.record.id.clone()).collect();
+        let here = "host1".parse().unwrap();
+        look(View::of(Known { cluster: &cluster, directory: &directory, here: &here, down: &down }, &own))
+    }
+
+    fn asked_by(asker: &str, name: &str) -> Meaning {
+        seen_by(asker, &[], |view| view.meaning(name))
     }
 
     fn containers(last: &[[u8; 2]]) -> Meaning {
@@ -160,7 +206,8 @@ mod tests {
     #[case::with_network("web", "web.blue", &[[0, 2]])]
     #[case::network_with_a_dot("web", "web.green.site", &[[1, 2]])]
     #[case::any_case("db", "WeB.BlUe", &[[0, 2]])]
-    #[case::alias_of_two("web", "front", &[[0, 2], [0, 3]])]
+    #[case::alias_of_three("web", "front", &[[0, 2], [0, 3], [0, 4]])]
+    #[case::on_another_node("db", "far", &[[0, 4]])]
     #[case::alias_with_network("db", "www.blue", &[[0, 2]])]
     #[case::short_id("other", "c0ffee000000", &[[2, 2]])]
     #[case::itself("other", "other", &[[2, 2]])]
@@ -169,7 +216,7 @@ mod tests {
         #[case] name: &str,
         #[case] last: &[[u8; 2]],
     ) {
-        assert_eq!(asked_by(&cluster(), asker, name), containers(last));
+        assert_eq!(asked_by(asker, name), containers(last));
     }
 
     #[rstest]
@@ -188,7 +235,7 @@ mod tests {
         #[case] name: &str,
         #[case] meaning: Meaning,
     ) {
-        assert_eq!(asked_by(&cluster(), asker, name), meaning);
+        assert_eq!(asked_by(asker, name), meaning);
     }
 
     #[rstest]
@@ -196,12 +243,24 @@ mod tests {
     #[case([10, 0, 1, 2], Meaning::Name("web.green.site".to_owned()))]
     #[case([10, 0, 0, 99], Meaning::Nothing)]
     #[case([10, 0, 2, 2], Meaning::Foreign)]
+    #[case([10, 0, 0, 4], Meaning::Name("far.blue".to_owned()))]
     fn an_address_means_its_owner_in_the_networks_of_the_asker(
         #[case] address: [u8; 4],
         #[case] meaning: Meaning,
     ) {
-        let cluster = cluster();
-        let web = &cluster.endpoints.values().find(|e| e.record.name.as_str() == "web").unwrap().record;
-        assert_eq!(View::of(&cluster, web).owner(address.into()), meaning);
+        assert_eq!(seen_by("web", &[], |view| view.owner(address.into())), meaning);
+    }
+
+    #[test]
+    fn the_containers_of_a_node_that_is_down_have_no_names() {
+        let down = |name: &str| seen_by("web", &["host2"], |view| view.meaning(name));
+        assert_eq!(down("far.blue"), Meaning::Nothing);
+        assert_eq!(down("front"), containers(&[[0, 2], [0, 3]]));
+        assert_eq!(seen_by("web", &["host2"], |view| view.owner([10, 0, 0, 4].into())), Meaning::Nothing);
+    }
+
+    #[test]
+    fn who_has_no_endpoint_any_more_sees_nothing() {
+        assert_eq!(seen_by("nobody", &[], |view| view.meaning("web")), Meaning::Nothing);
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_server::{
@@ -25,8 +25,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Resolver, ServerAddress, Sources, Upstream};
+use super::{
+    Resolver, ServerAddress, Sources, Upstream,
+    handler::{Handler, Outcome},
+};
 use crate::{
+    agent::presence::Absences,
     model::Cluster,
     store::{Entry, Revision},
 };
@@ -83,15 +87,19 @@ fn cluster() -> Cluster {
         let value = json!({"id": format!("{id:016x}"), "network": network, "name": name, "node": "host1",
                            "ipv4": ip, "mac": "02:42:0a:00:00:02", "ifname": "eth0", "netns": name,
                            "aliases": aliases});
-        (format!("overlay/v1/endpoints/{network}/{id:016x}"), value)
+        let claim = json!({"state": "held", "endpoint": format!("{id:016x}")});
+        [
+            (format!("overlay/v1/endpoints/{network}/{id:016x}"), value),
+            (format!("overlay/v1/addresses/{network}/{ip}"), claim),
+        ]
     };
     let many = (0..40)
         .map(|n| endpoint(100 + n, "blue", &format!("m{n}"), format!("10.0.0.{}", 100 + n), &["many"]));
     let entries = [network("blue", 256, 0, false), network("red", 257, 1, true)]
         .into_iter()
-        .chain([endpoint(1, "blue", "web", "10.0.0.2".to_owned(), &[])])
-        .chain([endpoint(2, "red", "lone", "10.0.1.2".to_owned(), &[])])
-        .chain(many)
+        .chain(endpoint(1, "blue", "web", "10.0.0.2".to_owned(), &[]))
+        .chain(endpoint(2, "red", "lone", "10.0.1.2".to_owned(), &[]))
+        .chain(many.flatten())
         .map(|(key, value)| Entry {
             key,
             value: value.to_string().into_bytes(),
@@ -108,21 +116,31 @@ fn free_address() -> SocketAddr {
 impl Lab {
     /// Whoever asks from the loopback device is this container, if there is one.
     async fn new(asker: Option<&str>) -> Self {
+        Self::start(asker, true).await
+    }
+
+    async fn without_upstream() -> Self {
+        Self::start(Some("web"), false).await
+    }
+
+    async fn start(asker: Option<&str>, has_upstream: bool) -> Self {
         let tcp = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
         let world_address = tcp.local_addr().unwrap();
         let mut world = Server::new(World);
         world.register_socket(UdpSocket::bind(world_address).await.unwrap());
         world.register_listener(tcp, PATIENCE, 8);
         let (sender, cluster) = watch::channel(Arc::new(cluster()));
-        let id = asker.map(|name| {
+        let asker = asker.map(|name| {
             let cluster = cluster.borrow();
-            let mut endpoints = cluster.endpoints.values();
-            endpoints.find(|e| e.record.name.as_str() == name).unwrap().record.id.clone()
+            let own = cluster.endpoints.values().filter(|e| e.record.name.as_str() == name);
+            Arc::new(own.map(|e| e.record.id.clone()).collect())
         });
         let sources = Sources {
+            here: "host1".parse().unwrap(),
             cluster,
-            who_is: Arc::new(move |_| id.clone()),
-            upstream: Upstream::new(&[ServerAddress(world_address)]).unwrap(),
+            absences: watch::channel(Absences::default()).1,
+            who_is: Arc::new(move |_| asker.clone()),
+            upstream: has_upstream.then(|| Arc::new(Upstream::new(&[ServerAddress(world_address)]).unwrap())),
         };
         let address = free_address();
         let lab =
@@ -156,6 +174,14 @@ fn query(name: &str, kind: RecordType) -> Vec<u8> {
     let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
     message.to_vec().unwrap()
+}
+
+/// Whether a query on this connection is answered; otherwise it is closed.
+async fn is_answered(stream: &mut TcpStream) -> bool {
+    let query = query("web.", RecordType::A);
+    let message = [&u16::try_from(query.len()).unwrap().to_be_bytes()[..], &query].concat();
+    let asked = stream.write_all(&message).await;
+    asked.is_ok() && timeout(PATIENCE, stream.read_u16()).await.expect("an answer or an end").is_ok()
 }
 
 fn addresses(message: &Message) -> Vec<Ipv4Addr> {
@@ -235,6 +261,44 @@ async fn who_is_no_container_is_refused() {
     }
 }
 
+/// A handler at a container in a network of so many, and how long a query takes it on average.
+fn time_of_a_query(endpoints: u32) -> Duration {
+    const QUERIES: u32 = 1000;
+    let record = |n: u32| {
+        let value = json!({"id": format!("{n:016x}"), "network": "blue", "name": format!("box{n}"), "node": "host1",
+                           "ipv4": Ipv4Addr::from(0x0a00_0002 + n), "mac": "02:42:0a:00:00:02", "ifname": "eth0",
+                           "netns": format!("/run/netns/box{n}"), "aliases": ["all"]});
+        (format!("overlay/v1/endpoints/blue/{n:016x}"), value.to_string().into_bytes())
+    };
+    let network = json!({"name": "blue", "vni": 256, "subnet": "10.0.0.0/8", "gateway": "10.0.0.1"});
+    let network = ("overlay/v1/networks/blue".to_owned(), network.to_string().into_bytes());
+    let entries: Vec<Entry> = (0..endpoints)
+        .map(record)
+        .chain([network])
+        .map(|(key, value)| Entry { key, value, revision: Revision(1), lease: None })
+        .collect();
+    let asker = Arc::new([format!("{:016x}", 0).parse().unwrap()].into());
+    let handler = Handler::new(Sources {
+        here: "host1".parse().unwrap(),
+        cluster: watch::channel(Arc::new(Cluster::from_listing(&entries, Revision(1)))).1,
+        absences: watch::channel(Absences::default()).1,
+        who_is: Arc::new(move |_| Some(Arc::clone(&asker))),
+        upstream: None,
+    });
+    let ask = |n: u32| handler.take(&query(&format!("box{n}.blue."), RecordType::A), LOCALHOST);
+    assert!(matches!(ask(endpoints - 1), Some(Outcome::Answer(_))));
+    let start = Instant::now();
+    (0..QUERIES).for_each(|n| drop(ask(n * 7 % endpoints)));
+    start.elapsed() / QUERIES
+}
+
+#[test]
+fn a_query_costs_no_more_among_ten_thousand_containers_than_among_ten() {
+    let (few, many) = (time_of_a_query(10), time_of_a_query(10_000));
+    println!("a query takes {few:?} among 10 containers, {many:?} among 10,000");
+    assert!(many < 10 * few, "{few:?}, {many:?}");
+}
+
 #[tokio::test]
 async fn all_of_an_alias_are_answered_and_shuffled() {
     let lab = Lab::new(Some("web")).await;
@@ -265,6 +329,47 @@ async fn one_that_floods_with_questions_for_others_is_refused_and_still_gets_its
     let mut answer = vec![0; 512];
     let length = timeout(PATIENCE, flood.recv(&mut answer)).await.expect("a refusal").unwrap();
     assert_eq!(code(&Message::from_vec(&answer[..length]).unwrap()), ResponseCode::Refused);
+    assert_eq!(addresses(&lab.udp("web.", RecordType::A).await).len(), 1);
+}
+
+#[tokio::test]
+async fn a_container_has_so_many_connections_and_gets_them_back() {
+    let lab = Lab::new(Some("web")).await;
+    // The first one is there when it is answered; those before it may be that of the lab itself.
+    let _ = lab.tcp("web.", RecordType::A).await;
+    let mut open = Vec::new();
+    let is_closed = loop {
+        let mut stream = TcpStream::connect(lab.address).await.unwrap();
+        let answered = is_answered(&mut stream).await;
+        if !answered || open.len() > 100 {
+            break !answered;
+        }
+        open.push(stream);
+    };
+    assert!(is_closed, "{} connections", open.len());
+    assert!((10..=16).contains(&open.len()), "{} connections", open.len());
+    assert_eq!(
+        addresses(&lab.udp("web.", RecordType::A).await).len(),
+        1,
+        "datagrams are answered all the same"
+    );
+    drop(open);
+    let again = async { while !is_answered(&mut TcpStream::connect(lab.address).await.unwrap()).await {} };
+    timeout(PATIENCE, again).await.expect("a connection is free again");
+}
+
+#[tokio::test]
+async fn a_connection_that_says_more_than_a_question_is_closed() {
+    let lab = Lab::new(Some("web")).await;
+    let mut stream = TcpStream::connect(lab.address).await.unwrap();
+    stream.write_u16(u16::MAX).await.unwrap();
+    assert!(timeout(PATIENCE, stream.read_u16()).await.expect("an end").is_err());
+}
+
+#[tokio::test]
+async fn without_anybody_to_ask_other_names_fail_and_our_own_are_there() {
+    let lab = Lab::without_upstream().await;
+    assert_eq!(code(&lab.udp("example.org.", RecordType::A).await), ResponseCode::ServFail);
     assert_eq!(addresses(&lab.udp("web.", RecordType::A).await).len(), 1);
 }
 

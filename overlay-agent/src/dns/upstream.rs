@@ -1,8 +1,9 @@
 //! Other people's names: asked of the resolvers that the host uses, or of those that were named.
 
 use std::{
-    net::{AddrParseError, IpAddr, SocketAddr},
+    net::{AddrParseError, IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
+    time::Duration,
 };
 
 use hickory_resolver::{
@@ -14,6 +15,10 @@ use hickory_resolver::{
         rr::{Name, Record, RecordType},
     },
 };
+
+/// How long an answer is waited for, and how often a question is asked: within the five seconds that clients wait.
+const TIMEOUT: Duration = Duration::from_secs(2);
+const ATTEMPTS: usize = 2;
 
 /// A resolver's address as people write it: the port may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -37,6 +42,15 @@ impl TryFrom<String> for ServerAddress {
     }
 }
 
+impl ServerAddress {
+    /// Whether a host can have it.
+    fn is_a_hosts(self) -> bool {
+        let ip = self.0.ip();
+        let is_nobodys = ip.is_unspecified() || ip.is_multicast() || ip == Ipv4Addr::BROADCAST;
+        !is_nobodys && self.0.port() != 0
+    }
+}
+
 fn name_server(ServerAddress(address): &ServerAddress) -> NameServerConfig {
     let mut config = NameServerConfig::udp_and_tcp(address.ip());
     config.connections.iter_mut().for_each(|connection| connection.port = address.port());
@@ -52,6 +66,9 @@ pub enum UpstreamError {
     /// The host's cannot be found out.
     #[error("the host's resolvers cannot be read from /etc/resolv.conf: {0}; name others with --dns")]
     System(#[source] NetError),
+    /// No host has this address.
+    #[error("no resolver can be at {0}: name another with --dns")]
+    NoHost(SocketAddr),
     /// Those that were named cannot be used.
     #[error("the resolvers {servers:?} cannot be used: {reason}; name others with --dns")]
     Named {
@@ -68,6 +85,9 @@ impl Upstream {
     /// # Errors
     /// If they cannot be used.
     pub fn new(servers: &[ServerAddress]) -> Result<Self, UpstreamError> {
+        if let Some(ServerAddress(address)) = servers.iter().find(|server| !server.is_a_hosts()) {
+            return Err(UpstreamError::NoHost(*address));
+        }
         let mut builder = if servers.is_empty() {
             TokioResolver::builder_tokio().map_err(UpstreamError::System)?
         } else {
@@ -76,7 +96,10 @@ impl Upstream {
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         };
         // The host's own files are not for containers.
-        builder.options_mut().use_hosts_file = ResolveHosts::Never;
+        let options = builder.options_mut();
+        options.use_hosts_file = ResolveHosts::Never;
+        options.timeout = TIMEOUT;
+        options.attempts = ATTEMPTS;
         let named = |reason| UpstreamError::Named { servers: servers.to_vec(), reason };
         builder.build().map(Self).map_err(named)
     }
@@ -94,5 +117,25 @@ impl Upstream {
                 Err(ResponseCode::ServFail)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("0.0.0.0")]
+    #[case("224.0.0.1")]
+    #[case("255.255.255.255")]
+    #[case("::")]
+    #[case("192.0.2.53:0")]
+    #[tokio::test]
+    async fn an_address_that_no_host_has_is_refused_and_named(#[case] bad: &str) {
+        let servers = ["192.0.2.54", bad].map(|server| server.parse().unwrap());
+        let error = Upstream::new(&servers).err().map(|e| e.to_string()).unwrap();
+        assert!(error.contains(bad) && error.contains("--dns"), "{error}");
     }
 }

@@ -223,23 +223,28 @@ impl Remote {
     }
 }
 
-/// The other nodes that packets may go to and come from. The endpoints of the rest are withdrawn: one that
-/// is down or gone does not answer, and one whose address another has by now must not be mistaken for it.
+/// The other nodes that packets may go to and come from. The endpoints of the rest are withdrawn.
 #[must_use]
 pub fn reachable_nodes<'a>(
     cluster: &'a Cluster,
     here: &Name,
     down: &BTreeSet<Name>,
 ) -> BTreeMap<&'a Name, &'a Node> {
-    let is_reachable = |node: &Node| match cluster.standing(node) {
+    let others =
+        cluster.nodes.iter().map(|(name, node)| (name, &node.record)).filter(|(name, _)| *name != here);
+    others.filter(|(_, node)| is_reachable(cluster, node, down)).collect()
+}
+
+/// Whether packets may go to another node: one that is down or gone does not answer, and one whose address another
+/// has by now must not be mistaken for it.
+#[must_use]
+pub fn is_reachable(cluster: &Cluster, node: &Node, down: &BTreeSet<Name>) -> bool {
+    match cluster.standing(node) {
         Standing::Up => true,
         Standing::Stopped => !cluster.address_was_taken(node),
         Standing::Silent => !down.contains(&node.name) && !cluster.address_was_taken(node),
         Standing::Gone => false,
-    };
-    let others =
-        cluster.nodes.iter().map(|(name, node)| (name, &node.record)).filter(|(name, _)| *name != here);
-    others.filter(|(_, node)| is_reachable(node)).collect()
+    }
 }
 
 fn add_gateway(tables: &mut Tables, device: &GatewayDevice, local: &Local) {
