@@ -8,6 +8,7 @@
 //! * [`traffic`]: peers that ping, echo, stream and count
 //! * [`attack`], [`siege`]: hostile senders that never rest; load and attack at once, while agents come and go
 //! * [`programs`]: redis, PostgreSQL and nginx
+//! * [`dns`]: names as containers ask for them
 //! * [`views`], [`drops`]: what the command line prints, and how the drop counters moved
 //! * [`oracle`]: store, maps, links, devices and neighbours of all hosts, held against each other
 //! * [`stores`], [`fault_proxy`]: stores that fail, and the network before them
@@ -22,6 +23,7 @@ pub mod attack;
 pub mod builds;
 pub mod container;
 pub mod cpu;
+pub mod dns;
 pub mod drops;
 pub mod exec;
 pub mod fault_proxy;

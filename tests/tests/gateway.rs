@@ -1,9 +1,7 @@
 //! The way out of the overlay and in from outside, on real packets: a third machine plays the world.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    thread,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -34,7 +32,6 @@ const REPAIR: Duration = Duration::from_secs(5);
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// The host's own address in the range of host-local ones.
 const AGENT: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 1);
-const RESOLVER: u16 = 53;
 
 /// Hosts whose default route leads to a machine that knows nothing of the overlay.
 struct World {
@@ -405,65 +402,4 @@ fn the_range_goes_out_of_the_way_of_the_hosts_own_routes() {
     cluster.network("net", &[]);
     let _a = Container::attached(host, "net", "a");
     assert_eq!(host_ip(host, "a").octets()[..2], [172, 19]);
-}
-
-/// Sends each asker's address back, on the resolver's port of the agent's address.
-struct Mirror {
-    _threads: [thread::JoinHandle<()>; 2],
-}
-
-impl Mirror {
-    fn start(host: &Host, connections: usize) -> Self {
-        let (udp, tcp) =
-            host.netns().enter(|| (UdpSocket::bind((AGENT, RESOLVER)), TcpListener::bind((AGENT, RESOLVER))));
-        let (udp, tcp) = (udp.expect("bind UDP"), tcp.expect("bind TCP"));
-        let datagrams = move || {
-            let mut buffer = [0; 64];
-            for _ in 0..connections {
-                let Ok((_, from)) = udp.recv_from(&mut buffer) else { return };
-                let _ = udp.send_to(from.ip().to_string().as_bytes(), from);
-            }
-        };
-        let streams = move || {
-            for stream in tcp.incoming().take(connections) {
-                let Ok(mut stream) = stream else { return };
-                let from = stream.peer_addr().map(|from| from.ip().to_string()).unwrap_or_default();
-                let _ = writeln!(stream, "{from}");
-            }
-        };
-        Self { _threads: [thread::spawn(datagrams), thread::spawn(streams)] }
-    }
-}
-
-#[track_caller]
-fn ask_mirror(from: &Netns, gateway: Ipv4Addr) -> (String, String) {
-    let udp = from.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("a UDP socket");
-    udp.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-    udp.send_to(b"who am I?", (gateway, RESOLVER)).expect("send");
-    let mut buffer = [0; 64];
-    let (len, answered_by) = udp.recv_from(&mut buffer).expect("an answer over UDP");
-    assert_eq!(answered_by, SocketAddr::from((gateway, RESOLVER)));
-    let tcp = from
-        .enter(|| TcpStream::connect_timeout(&SocketAddr::from((gateway, RESOLVER)), DEADLINE))
-        .expect("connect");
-    tcp.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-    let mut line = String::new();
-    BufReader::new(tcp.take(64)).read_line(&mut line).expect("an answer over TCP");
-    (String::from_utf8_lossy(&buffer[..len]).into_owned(), line.trim_end().to_owned())
-}
-
-#[test]
-fn a_socket_at_the_agents_address_serves_all_networks_and_knows_who_asks() {
-    let world = World::one_host();
-    let host = world.host();
-    let one = world.cluster.network("one", &["--subnet", "10.0.0.0/24"]).gateway;
-    let two = world.cluster.network("two", &["--subnet", "10.0.0.0/24"]).gateway;
-    let inner = world.cluster.network("inner", &["--internal"]).gateway;
-    let askers = [("one", "a", one), ("two", "b", two), ("inner", "c", inner)];
-    let _mirror = Mirror::start(host, askers.len());
-    for (network, name, gateway) in askers {
-        let container = world.container(network, name);
-        let own = host_ip(host, name).to_string();
-        assert_eq!(ask_mirror(container.netns(), gateway), (own.clone(), own), "{name}");
-    }
 }

@@ -61,6 +61,7 @@ pub const TEST_TOOLS: &[Package] = &[
     program("netcat-openbsd", "nc.openbsd"),
     program("util-linux", "nsenter"),
     program("curl", "curl"),
+    program("bind9-dnsutils", "dig"),
 ];
 
 /// What building the agent needs beside Rust: etcd's protocol is compiled from its description, which refers to
