@@ -1,8 +1,8 @@
 //! Hosts, containers and the wire between them: network namespaces, with an agent in each host's.
 //!
 //! Everything is named `ovl-demo-…`, so that `cargo xtask clean` finds it after a crash. Commands enter a
-//! namespace with `nsenter`, not with `ip netns exec`: that would mount a `/sys` of its own and hide the
-//! pins.
+//! namespace of a host with `nsenter`, not with `ip netns exec`: that would mount a `/sys` of its own and hide
+//! the pins.
 
 use std::{
     fs::{self, File},
@@ -93,9 +93,12 @@ impl Lab {
         inside(container, words)
     }
 
-    /// Pings from a container.
-    pub fn ping(&self, container: &str, address: &str) -> Command {
-        inside(container, &["ping", "-c", "3", "-i", "0.2", "-W", "1", address])
+    /// Pings from a container, by address or by name: unlike `nsenter`, `ip netns exec` shows it its own resolv.conf.
+    pub fn ping(&self, container: &str, whom: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &netns(container)]);
+        command.args(["ping", "-c", "3", "-i", "0.2", "-W", "1", whom]);
+        command
     }
 
     /// Waits in a container for one connection, and says who made it.
@@ -132,7 +135,7 @@ impl Lab {
             println!("  export OVERLAY_SOCKET={}/overlay.sock   # speak to {host}", run_dir(host).display());
         }
         println!("  {} endpoint ls", layout::shown(&layout::bin_dir(false).join("overlay")));
-        println!("  nsenter --net={} ping 10.0.0.2", netns_path("bbox2").display());
+        println!("  ip netns exec {} ping bbox1", netns("bbox2"));
         println!("  cargo xtask clean                                  # takes it away");
     }
 
@@ -228,6 +231,8 @@ fn agent_command(host: &str, store: &str, more: &[&str]) -> Command {
     command
         .arg(layout::bin_dir(false).join("overlay-agent"))
         .args(["--node", host, "--underlay", "eth0", "--store", store])
+        // The world has no resolver, and says so at once.
+        .args(["--dns", FAR])
         .arg("--run-dir")
         .arg(run_dir(host))
         .arg("--state-dir")
