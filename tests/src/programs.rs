@@ -193,12 +193,12 @@ pub mod nginx {
         )
     }
 
-    /// Runs `curl`, silent but for errors.
+    /// Runs `curl`, silent but for errors, for half a minute at most.
     #[must_use]
     #[track_caller]
     pub fn curl(netns: &Netns, words: &[&str]) -> Finished {
         let mut curl = std::process::Command::new("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--noproxy", "*"]).args(words);
+        curl.args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "30"]).args(words);
         exec::finish(&mut inside(netns, &curl))
     }
 

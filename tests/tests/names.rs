@@ -407,8 +407,8 @@ fn a_container_that_floods_slows_nobody_elses_names() {
         let sent = flood.stop();
         println!("{sent} queries for {what}, {} connections: {report:?}", hung.len());
         assert!(sent > 20_000, "no flood: {sent}");
-        // A datagram may be late on a busy machine; if it were for the flood, nearly all would be.
-        assert!(report.answered * 100 >= report.asked * 99, "{what}: {report:?}");
+        // A datagram may be late on a busy machine; if the flood reached the resolver, nearly all would be.
+        assert!(report.answered * 10 >= report.asked * 9, "{what}: {report:?}");
     }
     wait::until("it is heard again itself", PATIENCE, || {
         dig(noisy.netns(), scene.gateway, "b", &[]).is("NOERROR")
