@@ -184,7 +184,7 @@ pub mod nginx {
     fn settings(dir: &Path) -> String {
         let dir = dir.display();
         format!(
-            "daemon off; user root; worker_processes 1; pid {dir}/nginx.pid; error_log stderr;
+            "daemon off; master_process off; user root; pid {dir}/nginx.pid; error_log stderr;
              events {{ worker_connections 256; }}
              http {{ access_log off; client_max_body_size 0; client_body_temp_path {dir}/body;
                proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fcgi; uwsgi_temp_path {dir}/uwsgi;
