@@ -124,12 +124,18 @@ impl Frame {
 
     /// A TCP segment that opens a connection.
     #[must_use]
-    pub fn tcp_syn(from: Addr, to: Addr, (src_port, dst_port): (u16, u16)) -> Self {
-        let ip = ip_header(from, to, ip_number::TCP, TcpHeader::MIN_LEN);
+    pub fn tcp_syn(from: Addr, to: Addr, ports: (u16, u16)) -> Self {
+        Self::tcp_syn_saying(from, to, ports, &[])
+    }
+
+    /// One that brings data along (RFC 9293 section 3.4 allows it).
+    #[must_use]
+    pub fn tcp_syn_saying(from: Addr, to: Addr, (src_port, dst_port): (u16, u16), payload: &[u8]) -> Self {
+        let ip = ip_header(from, to, ip_number::TCP, TcpHeader::MIN_LEN + payload.len());
         let mut tcp = TcpHeader::new(src_port, dst_port, 1, 64_000);
         tcp.syn = true;
-        tcp.checksum = tcp.calc_checksum_ipv4(&ip, &[]).expect("an empty segment fits");
-        Self::ipv4(from, to, ip_number::TCP, &tcp.to_bytes())
+        tcp.checksum = tcp.calc_checksum_ipv4(&ip, payload).expect("a segment that fits");
+        Self::ipv4(from, to, ip_number::TCP, &[&tcp.to_bytes()[..], payload].concat())
     }
 
     /// An ICMP echo request.
