@@ -6,7 +6,7 @@ use std::{
     env,
     net::Ipv4Addr,
     sync::{
-        Mutex,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -46,17 +46,21 @@ struct Ledger {
 }
 
 impl Ledger {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<Ipv4Addr, String>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes that an address was given to a holder.
     #[track_caller]
     fn take(&self, address: Ipv4Addr, holder: &str) {
-        let before = self.held.lock().unwrap().insert(address, holder.to_owned());
+        let before = self.held().insert(address, holder.to_owned());
         assert_eq!(before, None, "{address} was given to {holder} too");
         self.given.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that an address is about to be given back.
     fn give_back(&self, address: Ipv4Addr) {
-        self.held.lock().unwrap().remove(&address);
+        self.held().remove(&address);
     }
 
     fn is_done(&self) -> bool {

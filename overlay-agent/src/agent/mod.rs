@@ -67,7 +67,7 @@ use crate::{
     config::Config,
     datapath::{Datapath, DatapathError, bpffs},
     dns::{Upstream, resolv_conf},
-    model::keys::ROOT,
+    model::{Cluster, keys::ROOT},
     netlink::{Link, Netlink, NetlinkError},
     paths,
     reconcile::desired::Underlay,
@@ -181,9 +181,7 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
     let tunnel_ifindex = netlink.create_tunnel(paths::TUNNEL_IFNAME, config.vxlan_port).await?;
     let (in_progress, repairs) = (Arc::<InProgress>::default(), Arc::<repairs::Repairs>::default());
     let absences = presence::watch(mirror.cluster(), mirror.stale(), config.lease);
-    let watched =
-        grace::Watched { node: config.node.clone(), cluster: mirror.cluster(), absences: absences.clone() };
-    tokio::spawn(grace::collect(Arc::clone(&store), watched, config.collect_after.max(config.lease)));
+    spawn_grace(&config, &store, mirror.cluster(), absences.clone());
     let reconciler = reconciler::spawn(reconciler::Parts {
         host: host::Host::new(&config, netlink.clone(), underlay, tunnel_ifindex),
         xdp: xdp::Choice::new(config.xdp),
@@ -223,6 +221,17 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         publishing: tokio::sync::Mutex::default(),
     });
     Ok((service, membership))
+}
+
+/// Collects nodes that stay away, from here on.
+fn spawn_grace(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    cluster: watch::Receiver<Arc<Cluster>>,
+    absences: watch::Receiver<presence::Absences>,
+) {
+    let watched = grace::Watched { node: config.node.clone(), cluster, absences };
+    tokio::spawn(grace::collect(Arc::clone(store), watched, config.collect_after.max(config.lease)));
 }
 
 /// Follows the store from here on.

@@ -189,6 +189,9 @@ fn endpoint(networks: &[Network], number: u32) -> Result<Endpoint> {
         mac: Mac::from_ipv4(ipv4.octets()),
         ifname: "eth0".to_owned(),
         netns: format!("/run/netns/box{number}"),
+        aliases: Vec::new(),
+        labels: [].into(),
+        published: Vec::new(),
     })
 }
 

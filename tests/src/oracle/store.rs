@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
-use crate::{
-    exec,
-    host::{CLI, Host, binary},
-};
+use crate::host::{CLI, Host, binary};
 
 const ROOT: &str = "overlay/v1/";
 
@@ -22,7 +19,7 @@ impl Records {
         let url = host.flags().get("--store").expect("the agent has a store");
         Self(match url.strip_prefix("sqlite://") {
             Some(path) => of_sqlite(Path::new(path)),
-            None => of_export(url),
+            None => of_export(host, url),
         })
     }
 
@@ -99,9 +96,11 @@ fn of_sqlite(path: &Path) -> BTreeMap<String, Value> {
 }
 
 #[track_caller]
-fn of_export(url: &str) -> BTreeMap<String, Value> {
-    let export = exec::finish(exec::command([binary(CLI)]).args(["store", "export", "--store", url]));
-    let document: Value = serde_json::from_str(&export.expect_success()).expect("an export is JSON");
+fn of_export(host: &Host, url: &str) -> BTreeMap<String, Value> {
+    let cli = binary(CLI).display().to_string();
+    // From where the host is: its store may be reached from nowhere else.
+    let export = host.netns().must(&[&cli, "store", "export", "--store", url]);
+    let document: Value = serde_json::from_str(&export).expect("an export is JSON");
     let entries = document["entries"].as_object().expect("an export has entries");
     let ours = entries.iter().filter_map(|(key, content)| Some((key.strip_prefix(ROOT)?, &content["json"])));
     ours.map(|(key, value)| (key.to_owned(), value.clone())).collect()
