@@ -324,13 +324,21 @@ fn a_server_gives_no_address_twice_after_it_was_wiped(
     gives_no_address_twice(&ServerStore::new(kind));
 }
 
-/// What a network and a server in trouble do to those who ask: resets, silence, an error for an answer, half an answer.
+/// What a network in trouble does to those who ask: resets, silence, half an answer.
 #[rstest]
 fn a_server_behind_a_faulty_network_goes_away_and_comes_back(
     #[values(Kind::Consul, Kind::Etcd, Kind::Zookeeper)] kind: Kind,
-    #[values(Fault::Refuse, Fault::Hang, Fault::Status(503), Fault::Truncate(20))] fault: Fault,
+    #[values(Fault::Refuse, Fault::Hang, Fault::Truncate(20))] fault: Fault,
 ) {
     survives_an_outage(&ProxiedStore::new(kind, fault));
+}
+
+/// ZooKeeper does not speak HTTP.
+#[rstest]
+fn a_server_that_answers_with_errors_alone_is_one_that_is_away(
+    #[values(Kind::Consul, Kind::Etcd)] kind: Kind,
+) {
+    survives_an_outage(&ProxiedStore::new(kind, Fault::Status(503)));
 }
 
 /// A slow store is no outage: everything goes on, later.
