@@ -61,6 +61,8 @@ pub struct Gateway {
     wanted: Option<Ipv4Net>,
     opened: Opened,
     nat: Nat,
+    /// The device, as it was last seen.
+    known: Option<GatewayDevice>,
     error: Option<String>,
 }
 
@@ -73,6 +75,7 @@ impl Gateway {
             wanted: config.host_range.map(HostRange::net),
             opened: Opened::new(&config.paths.opened_devices()),
             nat: Nat::default(),
+            known: None,
             error: None,
         }
     }
@@ -80,8 +83,13 @@ impl Gateway {
     /// Makes sure of the device, before programs are attached. Without one, packets to the world are dropped, and
     /// everything else goes on.
     pub async fn look(&mut self, underlay: &Underlay) -> Option<GatewayDevice> {
-        let device = self.device(underlay).await;
-        let (device, error) = device.map_or_else(|e| (None, Some(e)), |device| (Some(device), None));
+        let (device, error) = match self.device(underlay).await {
+            Ok(device) => (Some(device), None),
+            // That the kernel did not answer says nothing of the device: what is attached to it stays.
+            Err(e @ GatewayError::Netlink(_)) => (self.known.take(), Some(e)),
+            Err(e) => (None, Some(e)),
+        };
+        self.known.clone_from(&device);
         self.note(error);
         device
     }
