@@ -7,5 +7,6 @@ pub mod name_server;
 pub mod ping;
 pub mod responder;
 pub mod segmented;
+mod service;
 pub mod sessions;
 pub mod storm;

@@ -61,8 +61,6 @@ pub struct Gateway {
     wanted: Option<Ipv4Net>,
     opened: Opened,
     nat: Nat,
-    /// The device, as it was last seen.
-    known: Option<GatewayDevice>,
     error: Option<String>,
 }
 
@@ -75,21 +73,19 @@ impl Gateway {
             wanted: config.host_range.map(HostRange::net),
             opened: Opened::new(&config.paths.opened_devices()),
             nat: Nat::default(),
-            known: None,
             error: None,
         }
     }
 
     /// Makes sure of the device, before programs are attached. Without one, packets to the world are dropped, and
-    /// everything else goes on.
-    pub async fn look(&mut self, underlay: &Underlay) -> Option<GatewayDevice> {
+    /// everything else goes on. `last` is what it was when it was last looked at.
+    pub async fn look(&mut self, underlay: &Underlay, last: Option<&GatewayDevice>) -> Option<GatewayDevice> {
         let (device, error) = match self.device(underlay).await {
             Ok(device) => (Some(device), None),
             // That the kernel did not answer says nothing of the device: what is attached to it stays.
-            Err(e @ GatewayError::Netlink(_)) => (self.known.take(), Some(e)),
+            Err(e @ GatewayError::Netlink(_)) => (last.cloned(), Some(e)),
             Err(e) => (None, Some(e)),
         };
-        self.known.clone_from(&device);
         self.note(error);
         device
     }

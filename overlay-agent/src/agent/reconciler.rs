@@ -375,7 +375,8 @@ impl Reconciler {
         let underlay = self.parts.host.look_at_underlay().await;
         self.parts.host.set_down(self.parts.absences.borrow_and_update().down());
         self.parts.host.resolve(cluster).await;
-        let gateway = self.parts.gateway.look(self.parts.host.underlay().1).await;
+        let host = &self.parts.host;
+        let gateway = self.parts.gateway.look(host.underlay().1, host.gateway()).await;
         self.parts.host.set_gateway(gateway);
         let hook = self.parts.xdp.hook(self.parts.host.underlay().0);
         let (ledger, plan) = self.plan(cluster)?;

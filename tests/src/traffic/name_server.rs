@@ -2,24 +2,14 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
-use nix::sys::{
-    socket::{setsockopt, sockopt},
-    time::{TimeVal, TimeValLike},
-};
-
+use super::service::{Heard, Running, Service};
 use crate::{dns::PORT, netns::Netns};
 
-/// How often a waiting thread looks whether it shall end.
-const TICK: Duration = Duration::from_millis(50);
 /// Bytes of a message's header.
 const HEADER_LEN: usize = 12;
 
@@ -27,14 +17,13 @@ const HEADER_LEN: usize = 12;
 #[derive(Debug)]
 pub struct NameServer {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    _service: Service,
 }
 
 #[derive(Debug)]
 struct Shared {
     knows: Ipv4Addr,
-    stop: AtomicBool,
-    heard: Mutex<Vec<String>>,
+    heard: Heard,
 }
 
 impl NameServer {
@@ -45,44 +34,28 @@ impl NameServer {
     #[must_use]
     #[track_caller]
     pub fn start(netns: &Netns, at: Ipv4Addr, knows: Ipv4Addr) -> Self {
-        let (udp, tcp) = netns.enter(|| (UdpSocket::bind((at, PORT)), TcpListener::bind((at, PORT))));
-        let (udp, tcp) = (udp.expect("bind the UDP port"), tcp.expect("bind the TCP port"));
-        udp.set_read_timeout(Some(TICK)).expect("set a time-out");
-        let tick = TimeVal::milliseconds(i64::try_from(TICK.as_millis()).unwrap_or(1));
-        setsockopt(&tcp, sockopt::ReceiveTimeout, &tick).expect("set a time-out");
-        let shared = Arc::new(Shared { knows, stop: AtomicBool::new(false), heard: Mutex::default() });
+        let shared = Arc::new(Shared { knows, heard: Heard::default() });
         let (for_udp, for_tcp) = (shared.clone(), shared.clone());
-        let threads = vec![
-            thread::spawn(move || for_udp.answer_datagrams(&udp)),
-            thread::spawn(move || for_tcp.answer_connections(&tcp)),
-        ];
-        Self { shared, threads }
+        let service = Service::start(
+            netns,
+            SocketAddrV4::new(at, PORT),
+            move |udp, running| for_udp.answer_datagrams(udp, running),
+            move |tcp, running| for_tcp.answer_connections(tcp, running),
+        );
+        Self { shared, _service: service }
     }
 
     /// The names that were asked for, in small letters.
     #[must_use]
     pub fn heard(&self) -> Vec<String> {
-        self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for NameServer {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        self.shared.heard.all()
     }
 }
 
 impl Shared {
-    fn runs(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
-    }
-
-    fn answer_datagrams(&self, socket: &UdpSocket) {
+    fn answer_datagrams(&self, socket: &UdpSocket, running: &Running) {
         let mut buffer = [0; 2048];
-        while self.runs() {
+        while running.goes_on() {
             if let Ok((length, from)) = socket.recv_from(&mut buffer)
                 && let Some(answer) = self.answer(&buffer[..length])
             {
@@ -91,11 +64,11 @@ impl Shared {
         }
     }
 
-    fn answer_connections(&self, listener: &TcpListener) {
-        while self.runs() {
+    fn answer_connections(&self, listener: &TcpListener, running: &Running) {
+        while running.goes_on() {
             if let Ok((stream, _)) = listener.accept() {
                 let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
-                while self.answer_one(&stream).is_some() && self.runs() {}
+                while self.answer_one(&stream).is_some() && running.goes_on() {}
             }
         }
     }
@@ -114,7 +87,7 @@ impl Shared {
     fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
         const TYPE_A: [u8; 2] = [0, 1];
         let (name, end) = name(query)?;
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+        self.heard.note(name);
         let is_known = query.get(end..end + 2)? == TYPE_A;
         let mut answer = query.get(..end + 4)?.to_vec();
         answer[2..HEADER_LEN].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_known), 0, 0, 0, 0]);

@@ -2,48 +2,34 @@
 
 use std::{
     io::{self, BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
-use nix::sys::{
-    socket::{setsockopt, sockopt},
-    time::{TimeVal, TimeValLike},
-};
-
+use super::service::{Heard, Running, Service, TICK};
 use crate::netns::Netns;
 
 /// Port on which a responder answers.
 pub const PORT: u16 = 7007;
-/// How often a waiting thread looks whether it shall end.
-const TICK: Duration = Duration::from_millis(50);
 
 /// Answers each UDP datagram and each line of a TCP connection with its name and the question.
 #[derive(Debug)]
 pub struct Responder {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    _service: Service,
 }
 
 #[derive(Debug)]
 struct Shared {
     name: String,
-    stop: AtomicBool,
-    heard: Mutex<Vec<String>>,
+    heard: Heard,
 }
 
 impl Shared {
-    fn runs(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
-    }
-
     fn answer(&self, question: &str) -> String {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).push(question.to_owned());
+        self.heard.note(question.to_owned());
         format!("{} {question}", self.name)
     }
 }
@@ -56,42 +42,27 @@ impl Responder {
     #[must_use]
     #[track_caller]
     pub fn start(netns: &Netns, name: &str) -> Self {
-        let any = (Ipv4Addr::UNSPECIFIED, PORT);
-        let (udp, tcp) = netns.enter(|| (UdpSocket::bind(any), TcpListener::bind(any)));
-        let (udp, tcp) =
-            (udp.expect("bind the responder's UDP port"), tcp.expect("bind the responder's TCP port"));
-        udp.set_read_timeout(Some(TICK)).expect("set a time-out");
-        let tick = TimeVal::milliseconds(i64::try_from(TICK.as_millis()).unwrap_or(1));
-        setsockopt(&tcp, sockopt::ReceiveTimeout, &tick).expect("set a time-out");
-        let shared =
-            Arc::new(Shared { name: name.to_owned(), stop: AtomicBool::new(false), heard: Mutex::default() });
+        let shared = Arc::new(Shared { name: name.to_owned(), heard: Heard::default() });
         let (for_udp, for_tcp) = (shared.clone(), shared.clone());
-        let threads = vec![
-            thread::spawn(move || answer_datagrams(&udp, &for_udp)),
-            thread::spawn(move || answer_connections(&tcp, &for_tcp)),
-        ];
-        Self { shared, threads }
+        let service = Service::start(
+            netns,
+            SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT),
+            move |udp, running| answer_datagrams(udp, &for_udp, running),
+            move |tcp, running| answer_connections(tcp, &for_tcp, running),
+        );
+        Self { shared, _service: service }
     }
 
     /// The questions that have arrived.
     #[must_use]
     pub fn heard(&self) -> Vec<String> {
-        self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.heard.all()
     }
 }
 
-impl Drop for Responder {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn answer_datagrams(socket: &UdpSocket, shared: &Shared) {
+fn answer_datagrams(socket: &UdpSocket, shared: &Shared, running: &Running) {
     let mut buffer = [0; 2048];
-    while shared.runs() {
+    while running.goes_on() {
         if let Ok((len, from)) = socket.recv_from(&mut buffer) {
             let answer = shared.answer(&String::from_utf8_lossy(&buffer[..len]));
             let _ = socket.send_to(answer.as_bytes(), from);
@@ -99,20 +70,20 @@ fn answer_datagrams(socket: &UdpSocket, shared: &Shared) {
     }
 }
 
-fn answer_connections(listener: &TcpListener, shared: &Arc<Shared>) {
-    while shared.runs() {
+fn answer_connections(listener: &TcpListener, shared: &Arc<Shared>, running: &Running) {
+    while running.goes_on() {
         if let Ok((stream, _)) = listener.accept() {
-            let shared = shared.clone();
-            thread::spawn(move || answer_lines(&stream, &shared));
+            let (shared, running) = (shared.clone(), running.clone());
+            thread::spawn(move || answer_lines(&stream, &shared, &running));
         }
     }
 }
 
 /// Ends when the other side closes, or with the responder.
-fn answer_lines(stream: &TcpStream, shared: &Shared) {
+fn answer_lines(stream: &TcpStream, shared: &Shared, running: &Running) {
     let _ = stream.set_read_timeout(Some(TICK));
     let (mut reader, mut writer, mut line) = (BufReader::new(stream), stream, String::new());
-    while shared.runs() {
+    while running.goes_on() {
         match reader.read_line(&mut line) {
             Ok(0) => return,
             Ok(_) => {
