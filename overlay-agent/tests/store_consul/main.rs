@@ -15,7 +15,7 @@ mod scale;
 #[path = "../store_servers/mod.rs"]
 mod store_servers;
 
-use store_servers::{in_a_minute, next_item, open, put, values_until, watch_from_now};
+use store_servers::{Hung, in_a_minute, next_item, open, put, values_until, watch_from_now};
 use xtask::servers::{Kind, Place, Server};
 
 /// One server; it ends with the test.

@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use overlay_agent::store::{self, StoreError, WatchItem};
 
 use crate::{
-    in_a_minute,
+    Hung, in_a_minute,
     member::{Member, administrator},
     next_item, open, put, server, values_until, watch_from_now,
 };
@@ -84,33 +82,20 @@ async fn a_store_that_was_wiped_is_told_from_one_that_was_not() {
     }
 }
 
-/// Stops a process, and returns when none of its threads runs any more.
-fn stop(pid: Pid) {
-    kill(pid, Signal::SIGSTOP).unwrap();
-    let runs = |thread: std::io::Result<std::fs::DirEntry>| {
-        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
-        !stat.rsplit_once(") ").unwrap().1.starts_with('T')
-    };
-    while std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().any(runs) {
-        std::thread::yield_now();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_is_reported_in_time() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir);
     let store = open(&server.url()).await;
     let mut watch = watch_from_now(&*store).await;
-    let pid = Pid::from_raw(server.pid().unwrap().try_into().unwrap());
-    stop(pid);
+    let hung_server = Hung::process(server.pid().unwrap());
     let start = Instant::now();
     let hung = store.get("t/key").await;
     let waited = start.elapsed();
     let opened = store::open(&server.url().as_str().into()).await.err();
     let from_watch = in_a_minute(futures::StreamExt::next(&mut watch)).await.unwrap();
     let silent = start.elapsed();
-    kill(pid, Signal::SIGCONT).unwrap();
+    drop(hung_server);
     assert!(matches!(hung, Err(StoreError::Unavailable { .. })), "{hung:?}");
     assert!(matches!(opened, Some(StoreError::Unavailable { .. })), "{opened:?}");
     assert!(matches!(from_watch, Err(StoreError::Unavailable { .. })), "{from_watch:?}");

@@ -1,8 +1,12 @@
 //! What the suites of the single servers have in common: writing, watching, waiting.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, sync::Arc, thread, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use overlay_agent::store::{self, Event, Outcome, Revision, Store, StoreError, Transaction, WatchItem};
 
 pub type Watch = BoxStream<'static, Result<WatchItem, StoreError>>;
@@ -58,4 +62,33 @@ pub async fn next_item(watch: &mut Watch) -> WatchItem {
 /// Waits for what must be so within a minute.
 pub async fn in_a_minute<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what).await.expect("it happens within a minute")
+}
+
+/// A process that hangs: alive, its connections open, and not one of its threads runs. Dropped, it goes on.
+pub struct Hung(Pid);
+
+impl Hung {
+    /// Stops the process, and returns when none of its threads runs any more: a thread that still ran could answer.
+    pub fn process(id: u32) -> Self {
+        let hung = Self(Pid::from_raw(id.try_into().unwrap()));
+        kill(hung.0, Signal::SIGSTOP).unwrap();
+        while hung.any_thread_runs() {
+            thread::yield_now();
+        }
+        hung
+    }
+
+    fn any_thread_runs(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.0)).unwrap();
+        // A thread that ended after it was listed has no state to read.
+        let states =
+            threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).ok());
+        states.into_iter().any(|stat| !stat.rsplit_once(") ").unwrap().1.starts_with('T'))
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        kill(self.0, Signal::SIGCONT).unwrap();
+    }
 }

@@ -3,14 +3,10 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use overlay_agent::store::{self, LeaseState, StoreError, Transaction, WatchItem};
 
 use crate::{
-    committed, in_a_minute, member::Member, next_item, open, put, put_at_last, server, values_until,
+    Hung, committed, in_a_minute, member::Member, next_item, open, put, put_at_last, server, values_until,
     watch_from_now,
 };
 
@@ -126,15 +122,14 @@ async fn a_server_that_hangs_is_reported_in_time() {
     let server = server(&dir);
     let store = open(&server.url()).await;
     let mut watch = watch_from_now(&*store).await;
-    let pid = Pid::from_raw(server.pid().unwrap().try_into().unwrap());
-    kill(pid, Signal::SIGSTOP).unwrap();
+    let hung_server = Hung::process(server.pid().unwrap());
     let start = Instant::now();
     let hung = store.get("t/key").await;
     let waited = start.elapsed();
     let opened = store::open(&server.url().as_str().into()).await.err();
     let from_watch = in_a_minute(watch.next()).await.unwrap();
     let silent = start.elapsed();
-    kill(pid, Signal::SIGCONT).unwrap();
+    drop(hung_server);
     assert!(matches!(hung, Err(StoreError::Unavailable { .. })), "{hung:?}");
     assert!(matches!(opened, Some(StoreError::Unavailable { .. })), "{opened:?}");
     assert!(matches!(from_watch, Err(StoreError::Unavailable { .. })), "{from_watch:?}");

@@ -17,7 +17,7 @@ mod store_servers;
 mod tree;
 
 use overlay_agent::store::{Store, StoreError, Transaction};
-use store_servers::{committed, in_a_minute, next_item, open, put, values_until, watch_from_now};
+use store_servers::{Hung, committed, in_a_minute, next_item, open, put, values_until, watch_from_now};
 use xtask::servers::{Kind, Place, Server};
 
 /// One server; it ends with the test.
