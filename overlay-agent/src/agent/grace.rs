@@ -39,9 +39,8 @@ pub struct Watched {
 /// outage of the store everybody needs one to come back.
 pub async fn collect(store: Arc<dyn Store>, mut watched: Watched, after: Duration) {
     loop {
-        let cluster = Arc::clone(&watched.cluster.borrow_and_update());
         let absences = watched.absences.borrow_and_update().clone();
-        let due = schedule(&cluster, &absences, &watched.node, after);
+        let due = schedule(&watched.cluster.borrow_and_update(), &absences, &watched.node, after);
         let now = Instant::now();
         for (_, node) in due.iter().filter(|(moment, _)| *moment <= now) {
             take_out(store.as_ref(), node).await;
@@ -61,13 +60,14 @@ pub async fn collect(store: Arc<dyn Store>, mut watched: Watched, after: Duratio
     }
 }
 
-/// Which nodes this agent is to collect, and when.
-fn schedule<'a>(
-    cluster: &'a Cluster,
+/// Which nodes this agent is to collect, and when. Copies: to keep hold of the cluster's state would make the mirror
+/// copy all of it at each change.
+fn schedule(
+    cluster: &Cluster,
     absences: &Absences,
     here: &Name,
     after: Duration,
-) -> Vec<(Instant, &'a Versioned<Node>)> {
+) -> Vec<(Instant, Versioned<Node>)> {
     // Without its own record an agent does not know whether this is its store at all.
     if !cluster.nodes.contains_key(here) {
         return Vec::new();
@@ -80,11 +80,11 @@ fn schedule<'a>(
         // Somebody may have begun with this and not ended.
         Standing::Gone => cluster.endpoints_on(&node.record.name).next().is_some(),
     };
-    let due = |node: &'a Versioned<Node>| {
+    let due = |node: &Versioned<Node>| {
         let from = absences.counted_from(&node.record.name)?;
         // A grace longer than the clock can count never ends.
         let moment = from.checked_add(after)?.checked_add(turns * TURN)?;
-        Some((moment, node))
+        Some((moment, node.clone()))
     };
     let others = cluster.nodes.values().filter(|node| node.record.name != *here);
     others.filter(is_away).filter_map(due).collect()
@@ -103,11 +103,13 @@ async fn take_out(store: &dyn Store, node: &Versioned<Node>) {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
     use crate::{
         agent::presence::tests::Bench,
         model::{EndpointId, Life},
-        store::Revision,
+        store::{self, Revision},
     };
 
     const AFTER: Duration = Duration::from_secs(100);
@@ -162,6 +164,22 @@ mod tests {
         let endpoint = Versioned { record: record.unwrap(), revision: Revision(1) };
         bench.cluster.endpoints.insert(id, endpoint);
         assert_eq!(due(&bench, AFTER), [(100, "a".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_keeps_no_hold_of_the_clusters_state() {
+        let mut bench = Bench::new();
+        bench.down(0, Some(&["b"]));
+        bench.down(30, Some(&["b"]));
+        let (cluster, receiver) = watch::channel(Arc::new(bench.cluster));
+        let (_absences, absences) = watch::channel(bench.absences);
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/store.db", dir.path().display());
+        let store = store::open(&url.as_str().into()).await.unwrap();
+        let watched = Watched { node: "b".parse().unwrap(), cluster: receiver, absences };
+        let mut collection = pin!(collect(store, watched, AFTER));
+        assert!(futures::poll!(collection.as_mut()).is_pending());
+        assert_eq!(Arc::strong_count(&cluster.borrow()), 1);
     }
 
     #[test]

@@ -105,8 +105,8 @@ pub fn watch(
         let mut absences = Absences::default();
         loop {
             let is_followed = stale.borrow_and_update().is_none();
-            let now_known = Arc::clone(&cluster.borrow_and_update());
-            absences.look(&now_known, is_followed, lease, Instant::now());
+            // Borrowed for the look alone: the mirror would have to copy a state that somebody keeps hold of.
+            absences.look(&cluster.borrow_and_update(), is_followed, lease, Instant::now());
             publish(&sender, &absences);
             let next = absences.next(lease);
             let ended = tokio::select! {
@@ -263,5 +263,13 @@ pub(super) mod tests {
         assert_eq!(bench.down(20, Some(&["a"])), ["b"]);
         bench.cluster.nodes.remove(&"b".parse::<Name>().unwrap());
         assert!(bench.down(21, Some(&["a"])).is_empty());
+    }
+    #[tokio::test]
+    async fn whoever_waits_keeps_no_hold_of_the_clusters_state() {
+        let (cluster, receiver) = tokio::sync::watch::channel(Arc::new(Bench::new().cluster));
+        let (_stale, stale) = tokio::sync::watch::channel(None);
+        let mut absences = watch(receiver, stale, LEASE);
+        absences.changed().await.unwrap();
+        assert_eq!(Arc::strong_count(&cluster.borrow()), 1);
     }
 }
