@@ -9,7 +9,8 @@
 pub const VERSION: u32 = if cfg!(feature = "next-layout") { 2 } else { 1 };
 
 /// Layout version of the counters: keys and values of [`map::COUNTERS`]. It is apart from [`VERSION`] because what
-/// was counted is nowhere else: programs of both layouts count in the same maps, and a migration loses nothing.
+/// was counted, and which flows there are, is nowhere else: programs of both layouts write the same maps, and a migration
+/// loses nothing.
 pub const COUNTERS_VERSION: u32 = 1;
 
 /// Names of the programs in the BPF object.
@@ -46,6 +47,10 @@ pub mod map {
     pub const ROUTES: &str = "routes";
     /// [`PolicyKey`](crate::policy::PolicyKey) → [`Policy`](crate::policy::Policy).
     pub const POLICY: &str = "policy";
+    /// [`PolicyKey`](crate::policy::PolicyKey) → [`RuleSet`](crate::policy::RuleSet).
+    pub const RULES: &str = "rules";
+    /// [`RuleBitsKey`](crate::policy::RuleBitsKey) → [`RuleBits`](crate::policy::RuleBits).
+    pub const RULE_BITS: &str = "rule_bits";
     /// One [`Gateway`](crate::gateway::Gateway) at index 0.
     pub const GATEWAY: &str = "gateway";
     /// ifindex of a host veth → [`HostAddr`](crate::gateway::HostAddr).
@@ -58,9 +63,13 @@ pub mod map {
     pub const ENDPOINT_STATS: &str = "endpoint_stats";
     /// [`DropKey`](crate::stats::DropKey) → [`DropCount`](crate::stats::DropCount), per CPU.
     pub const DROPS: &str = "drops";
+    /// [`RuleKey`](crate::stats::RuleKey) → [`RuleCount`](crate::stats::RuleCount), per CPU.
+    pub const RULE_STATS: &str = "rule_stats";
+    /// [`FlowKey`](crate::flow::FlowKey) → [`Flow`](crate::flow::Flow).
+    pub const FLOWS: &str = "flows";
 
     /// The maps that the programs write.
-    pub const COUNTERS: [&str; 2] = [ENDPOINT_STATS, DROPS];
+    pub const COUNTERS: [&str; 4] = [ENDPOINT_STATS, DROPS, RULE_STATS, FLOWS];
 }
 
 /// Most entries of each map. Hash maps take memory for the entries they have, not for these bounds
@@ -82,6 +91,14 @@ pub mod capacity {
     pub const ROUTES: usize = 65_536;
     /// Ordered pairs of networks that may talk.
     pub const POLICY: usize = 65_536;
+    /// Ordered pairs of networks between which rules decide.
+    pub const RULES: usize = 16_384;
+    /// Pairs of an endpoint and a network whose rules ask for labels that it has.
+    pub const RULE_BITS: usize = 262_144;
+    /// Rules, and directions that are audited.
+    pub const RULE_STATS: usize = 65_536;
+    /// Flows that rules let through, on one host. Beyond it the longest unused are forgotten.
+    pub const FLOWS: usize = 131_072;
     /// Combinations of network, endpoint and reason that dropped a packet.
     pub const DROPS: usize = 65_536;
 }

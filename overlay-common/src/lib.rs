@@ -2,7 +2,8 @@
 //!
 //! * [`abi`]: names, capacities and the layout version of the pinned maps
 //! * [`vni`], [`mac`]: the two identifiers that every key is made of
-//! * [`config`], [`endpoint`], [`fdb`], [`gateway`], [`neigh`], [`network`], [`policy`], [`resolver`], [`route`], [`vtep`],
+//! * [`config`], [`endpoint`], [`fdb`], [`flow`], [`gateway`], [`neigh`], [`network`], [`policy`], [`resolver`], [`route`],
+//!   [`vtep`],
 //!   [`stats`]: key and value of each map
 //! * [`verdict`]: why a packet did not go on
 //! * [`wire`]: headers, checksums and header templates, pure functions over bytes
@@ -15,6 +16,7 @@ pub mod abi;
 pub mod config;
 pub mod endpoint;
 pub mod fdb;
+pub mod flow;
 pub mod gateway;
 pub mod mac;
 pub mod neigh;

@@ -64,3 +64,34 @@ impl Add for DropCount {
         Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
     }
 }
+
+/// Key of map `rule_stats`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RuleKey {
+    /// Network of the rule's senders.
+    pub src_vni: u32,
+    /// Network of its receivers.
+    pub dst_vni: u32,
+    /// The rule; 0 for what no rule of an audited direction allows.
+    pub rule: u32,
+}
+assert_layout!(RuleKey, size 12, src_vni @ 0, dst_vni @ 4, rule @ 8);
+
+/// Value of map `rule_stats`. The agent makes the entry when it puts the rule in force.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleCount {
+    /// Packets that passed by the rule, answers included.
+    pub packets: u64,
+    /// Flows that it opened.
+    pub flows: u64,
+}
+assert_layout!(RuleCount, size 16, packets @ 0, flows @ 8);
+
+impl Add for RuleCount {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { packets: self.packets + other.packets, flows: self.flows + other.flows }
+    }
+}

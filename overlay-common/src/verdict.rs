@@ -135,6 +135,16 @@ drop_reasons! {
     /// the packet could not be rewritten for the container
     HostFailed = 76, "host_failed";
 
+    // Between networks, by rules: at the sender's host and again at the receiver's.
+    /// no rule of the policy between the networks allows it
+    NoRule = 90, "no_rule";
+    /// it may only answer, and answers no flow that a rule allows
+    NoFlow = 91, "no_flow";
+    /// a later fragment of a packet whose first one was not let through, or not yet
+    RuleFragment = 92, "rule_fragment";
+    /// its TCP, UDP or ICMP header is cut off or lies, so no rule can be applied
+    RuleMalformed = 93, "rule_malformed";
+
     // From a container, for names.
     /// the container asks for names faster than it may
     ResolverFlood = 120, "resolver_flood";

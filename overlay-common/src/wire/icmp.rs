@@ -9,6 +9,8 @@ use super::{
 pub const ECHO_REQUEST: u8 = 8;
 /// Type of its answer.
 pub const ECHO_REPLY: u8 = 0;
+/// Type of an error that names another router.
+pub const REDIRECT: u8 = 5;
 /// Length of every ICMP header.
 pub const HEADER_LEN: usize = size_of::<IcmpError>();
 /// Where the message's checksum is.
@@ -20,6 +22,22 @@ pub const CHECKSUM_OFFSET: usize = core::mem::offset_of!(IcmpError, checksum_be)
 #[must_use]
 pub const fn is_error(kind: u8) -> bool {
     matches!(kind, 3..=5 | 11 | 12)
+}
+
+/// Where queries and replies have their identifier.
+pub const ID_OFFSET: usize = 4;
+
+/// The type of the queries that messages of a type reply to: echo, timestamp, information, address mask.
+#[inline(always)]
+#[must_use]
+pub const fn query_of(kind: u8) -> Option<u8> {
+    match kind {
+        ECHO_REPLY => Some(ECHO_REQUEST),
+        14 => Some(13),
+        16 => Some(15),
+        18 => Some(17),
+        _ => None,
+    }
 }
 
 /// What was wrong with a packet: type, code and MTU in one word, so that it passes between programs in a register.
