@@ -136,7 +136,7 @@ fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refus
     }
     let own = Destination { vni: source.endpoint.vni, mtu: source.network.mtu, eth, rewritten: false };
     let destination =
-        if eth.dst == source.network.gateway_mac { route::next(source, &ip.header)? } else { Some(own) };
+        if eth.dst == source.network.gateway_mac { route::next(ctx, source, &ip)? } else { Some(own) };
     let mtu = destination.as_ref().map_or(source.network.mtu, |destination| destination.mtu);
     if too_big::exceeds(ctx, bytes, &ip, mtu) {
         return Err(Refusal::too_big(mtu));

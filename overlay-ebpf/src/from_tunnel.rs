@@ -6,9 +6,10 @@ use overlay_common::{config::MARK_ADMITTED, verdict::DropReason};
 
 use crate::{
     count,
-    ingress::{self, Rejected},
+    ingress::{self, Delivery, Rejected},
     maps::{self, lookup},
     packet::{SkbExt as _, linear, redirect_peer},
+    rules,
 };
 
 /// The program.
@@ -28,17 +29,18 @@ fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
     }
     ctx.set_mark(0);
     let (vni, source) = tunnel_source(ctx).ok_or(unknown(DropReason::NotTunnelled))?;
-    if lookup!(networks, vni).is_none() {
-        return Err(unknown(DropReason::UnknownVni));
-    }
+    let network = lookup!(networks, vni).ok_or(unknown(DropReason::UnknownVni))?;
     let known = |reason| Rejected { vni, reason };
     ingress::check_source(vni, source).map_err(known)?;
     if ctx.has_vlan_tag() {
         return Err(known(DropReason::InnerVlanTagged));
     }
     let len = ctx.len() as usize;
-    let frame =
-        ingress::admit_frame(linear(ctx, ingress::HEADERS as u32), 0, len, vni, config).map_err(known)?;
+    let bytes = linear(ctx, ingress::HEADERS as u32);
+    let frame = ingress::admit_frame(bytes, 0, len, Delivery { vni, network }, config).map_err(known)?;
+    if frame.ruled {
+        rules::admit_routed(ctx, 0, vni).map_err(known)?;
+    }
     count::delivered(frame.ifindex, len as u64);
     Ok(redirect_peer(frame.ifindex))
 }

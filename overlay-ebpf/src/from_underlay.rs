@@ -1,13 +1,17 @@
 //! What comes from other hosts, after GRO has merged it.
 
 use aya_ebpf::programs::TcContext;
-use overlay_common::{config::MARK_ADMITTED, wire::headers::ip_proto};
+use overlay_common::{
+    config::MARK_ADMITTED,
+    wire::{headers::ip_proto, outer::OVERHEAD},
+};
 
 use crate::{
     decap,
     ingress::{self, Rejected},
     maps,
     packet::{PASS, SkbExt as _, linear},
+    rules,
 };
 
 /// The program.
@@ -30,5 +34,9 @@ fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
         ctx.set_mark(MARK_ADMITTED);
         return Ok(PASS);
     }
-    decap::to_container(ctx, &frame).map_err(|reason| Rejected { vni: frame.vni, reason })
+    let known = |reason| Rejected { vni: frame.vni, reason };
+    if frame.ruled {
+        rules::admit_routed(ctx, OVERHEAD, frame.vni).map_err(known)?;
+    }
+    decap::to_container(ctx, &frame).map_err(known)
 }

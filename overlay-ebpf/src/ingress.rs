@@ -8,6 +8,7 @@ use overlay_common::{
     config::Config,
     fdb::FdbKey,
     mac::Mac,
+    network::{FLAG_RULES, Network},
     verdict::DropReason,
     vtep::{ANY_NETWORK, VtepMemberKey},
     wire::{
@@ -43,6 +44,8 @@ pub struct Admitted {
     pub protocol: u8,
     /// Congestion was met on the underlay (outer ECN is CE).
     pub congested: bool,
+    /// It was routed here from another network, and rules decide what may be: see [`crate::rules`].
+    pub ruled: bool,
 }
 
 /// A packet of ours that may not pass.
@@ -78,13 +81,11 @@ pub fn admit(bytes: Bytes, len: usize, config: &Config) -> Result<Option<Admitte
         return Err(unknown(DropReason::VxlanFlags));
     }
     let vni = vxlan.vni();
-    if lookup!(networks, vni).is_none() {
-        return Err(unknown(DropReason::UnknownVni));
-    }
+    let network = lookup!(networks, vni).ok_or(unknown(DropReason::UnknownVni))?;
     let known = |reason| Rejected { vni, reason };
     check_source(vni, outer.src).map_err(known)?;
     let congested = outer.tos & Ipv4::ECN_MASK == Ipv4::ECN_MASK;
-    let frame = admit_frame(bytes, OVERHEAD, len, vni, config).map_err(known)?;
+    let frame = admit_frame(bytes, OVERHEAD, len, Delivery { vni, network }, config).map_err(known)?;
     Ok(Some(Admitted { congested, ..frame }))
 }
 
@@ -136,13 +137,22 @@ pub fn check_source(vni: u32, vtep_addr: [u8; 4]) -> Result<(), DropReason> {
     Err(if is_node { DropReason::VtepNotMember } else { DropReason::UnknownVtep })
 }
 
+/// The network that a frame is delivered in.
+#[derive(Clone, Copy)]
+pub struct Delivery<'a> {
+    /// Its identifier.
+    pub vni: u32,
+    /// Its record.
+    pub network: &'a Network,
+}
+
 /// Checks the frame at `offset` of a packet of `len` bytes, and finds the container that it is for.
 #[inline(always)]
 pub fn admit_frame(
     bytes: Bytes,
     offset: usize,
     len: usize,
-    vni: u32,
+    Delivery { vni, network }: Delivery<'_>,
     config: &Config,
 ) -> Result<Admitted, DropReason> {
     let eth: Ethernet = bytes.read(offset).ok_or(DropReason::InnerTruncated)?;
@@ -164,5 +174,6 @@ pub fn admit_frame(
     if entry.ifindex == 0 {
         return Err(DropReason::InnerNotLocal);
     }
-    Ok(Admitted { vni, ifindex: entry.ifindex, eth, protocol: ip.header.protocol, congested: false })
+    let ruled = network.flags & FLAG_RULES != 0 && eth.src == network.gateway_mac;
+    Ok(Admitted { vni, ifindex: entry.ifindex, eth, protocol: ip.header.protocol, congested: false, ruled })
 }

@@ -31,7 +31,9 @@ mod nat;
 mod packet;
 mod resolver;
 mod route;
+mod rules;
 mod too_big;
+mod transport;
 mod xdp;
 
 use aya_ebpf::{

@@ -1,13 +1,13 @@
 //! The maps, by the names that `bpftool map` shows. Keys and values are those of `overlay-common`.
 //!
 //! Hash maps, not LRU maps: an LRU map forgets entries silently. All are filled by the agent alone, except the counters
-//! and `resolver_turns`, which may forget: a container then has a burst more. `BPF_F_NO_PREALLOC` where the bound is
-//! large, so that memory follows use.
+//! and two that may forget: `flows`, of which there may be any number, come back by themselves; a container that
+//! `resolver_turns` forgets has a burst more. `BPF_F_NO_PREALLOC` where the bound is large, so that memory follows use.
 #![expect(non_upper_case_globals, reason = "the kernel shows a map under its symbol's name")]
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
 use overlay_common::{
@@ -15,15 +15,18 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
-    policy::{Policy, PolicyKey},
+    policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
     resolver::ResolverTurns,
     route::RouteKey,
-    stats::{DropCount, DropKey, EndpointStats},
+    stats::{DropCount, DropKey, EndpointStats, RuleCount, RuleKey},
     vtep::{Vtep, VtepMemberKey},
 };
+
+use crate::rules::Question;
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -47,6 +50,10 @@ pub static routes: LpmTrie<RouteKey, u32, { capacity::ROUTES }> = LpmTrie::new()
 #[btf_map]
 pub static policy: HashMap<PolicyKey, Policy, { capacity::POLICY }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
+pub static rules: HashMap<PolicyKey, RuleSet, { capacity::RULES }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static rule_bits: HashMap<RuleBitsKey, RuleBits, { capacity::RULE_BITS }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
 pub static gateway: Array<Gateway, 1> = Array::new();
 #[btf_map]
 pub static host_addrs: HashMap<u32, HostAddr, { capacity::ENDPOINTS }> = HashMap::new();
@@ -58,6 +65,13 @@ pub static resolver_turns: LruHashMap<u32, ResolverTurns, { capacity::ENDPOINTS 
 pub static endpoint_stats: PerCpuHashMap<u32, EndpointStats, { capacity::ENDPOINTS }> = PerCpuHashMap::new();
 #[btf_map]
 pub static drops: PerCpuHashMap<DropKey, DropCount, { capacity::DROPS }, NO_PREALLOC> = PerCpuHashMap::new();
+#[btf_map]
+pub static rule_stats: PerCpuHashMap<RuleKey, RuleCount, { capacity::RULE_STATS }, NO_PREALLOC> =
+    PerCpuHashMap::new();
+#[btf_map]
+pub static flows: LruHashMap<FlowKey, Flow, { capacity::FLOWS }> = LruHashMap::new();
+#[btf_map]
+pub static question: PerCpuArray<Question, 1> = PerCpuArray::new();
 
 /// Looks a value up in a hash map that only the agent writes.
 ///

@@ -4,10 +4,10 @@
 
 use core::cmp::min;
 
-use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::{btf_maps::lpm_trie::Key, programs::TcContext};
 use overlay_common::{
     neigh::NeighKey,
-    policy::{self, PolicyKey},
+    policy::PolicyKey,
     route::{ANY_NETWORK, RouteKey, SCOPE_BITS},
     verdict::DropReason,
     wire::{Ethernet, Ipv4, checksum, headers::ethertype},
@@ -16,18 +16,20 @@ use overlay_common::{
 use crate::{
     from_endpoint::{Destination, Source},
     maps::{self, lookup},
-    packet::Bytes,
+    packet::{Bytes, InnerIp},
+    rules,
 };
 
 /// Where a packet to the gateway's MAC goes: to a container of an overlay network, or, if absent, to the host.
 #[inline(always)]
-pub fn next(source: &Source, ip: &Ipv4) -> Result<Option<Destination>, DropReason> {
+pub fn next(ctx: &TcContext, source: &Source, packet: &InnerIp) -> Result<Option<Destination>, DropReason> {
+    let ip = &packet.header;
     if ip.dst == source.network.gateway_ipv4 {
         return Ok(None);
     }
     let Some(vni) = network_of(source.endpoint.vni, ip.dst) else { return Ok(None) };
-    if vni != source.endpoint.vni && !is_allowed(source.endpoint.vni, vni) {
-        return Err(DropReason::PolicyDenied);
+    if vni != source.endpoint.vni {
+        rules::admit(ctx, &PolicyKey { src_vni: source.endpoint.vni, dst_vni: vni }, packet)?;
     }
     if ip.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
@@ -50,14 +52,12 @@ pub fn decrement_ttl(bytes: Bytes, ip: &Ipv4) -> Option<()> {
 /// The network that holds an address, as the sender's network sees it.
 #[inline(always)]
 fn network_of(sender_vni: u32, ipv4: [u8; 4]) -> Option<u32> {
-    let find = |scope: u32| {
-        let key = RouteKey { scope_vni_be: scope.to_be(), ipv4 };
-        maps::routes.get(&Key::new(SCOPE_BITS + 32, key)).copied()
-    };
-    find(sender_vni).or_else(|| find(ANY_NETWORK))
+    reachable(sender_vni, ipv4).or_else(|| reachable(ANY_NETWORK, ipv4))
 }
 
+/// The network that holds an address, of those that a network may send to or answer.
 #[inline(always)]
-fn is_allowed(src_vni: u32, dst_vni: u32) -> bool {
-    lookup!(policy, &PolicyKey { src_vni, dst_vni }).is_some_and(|p| p.action == policy::ALLOW)
+pub fn reachable(scope: u32, ipv4: [u8; 4]) -> Option<u32> {
+    let key = RouteKey { scope_vni_be: scope.to_be(), ipv4 };
+    maps::routes.get(&Key::new(SCOPE_BITS + 32, key)).copied()
 }

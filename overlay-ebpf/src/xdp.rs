@@ -37,9 +37,9 @@ fn receive(ctx: &XdpContext) -> Result<u32, Rejected> {
     let Some(config) = maps::host_config() else { return Ok(XDP_PASS) };
     let bytes = Bytes::of_xdp(ctx);
     let Some(frame) = ingress::admit(bytes, bytes.len(), config)? else { return Ok(XDP_PASS) };
-    // A congestion mark goes inward by a helper that only tc has.
-    let deliver = config.flags & FLAG_XDP_DECAP != 0 && frame.protocol != ip_proto::TCP && !frame.congested;
-    if !deliver {
+    // A congestion mark goes inward by a helper that only tc has; rules are for tc too.
+    let for_tc = frame.protocol == ip_proto::TCP || frame.congested || frame.ruled;
+    if config.flags & FLAG_XDP_DECAP == 0 || for_tc {
         return Ok(XDP_PASS);
     }
     to_container(ctx, &frame).ok_or(Rejected { vni: frame.vni, reason: DropReason::DecapFailed })
