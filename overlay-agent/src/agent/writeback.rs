@@ -113,11 +113,12 @@ impl Planner<'_> {
         }
     }
 
-    /// Policies, and the addresses that rest.
+    /// Policies and rules, and the addresses that rest.
     fn shared(&mut self) {
         if self.scope == Scope::Everything {
-            let policies = below(&self.held, "policies").map(|entry| create([entry]));
-            self.plan.transactions.extend(policies);
+            let kinds = ["policies", "rules"];
+            let policies = kinds.into_iter().flat_map(|kind| below(&self.held, kind));
+            self.plan.transactions.extend(policies.map(|entry| create([entry])));
             let is_released = |entry: &&Entry| matches!(parse(entry), Some(Address::Released { .. }));
             let released: Vec<&Entry> = below(&self.held, "addresses").filter(is_released).collect();
             self.plan.transactions.extend(released.chunks(CHUNK).map(|chunk| create(chunk.iter().copied())));
@@ -269,6 +270,7 @@ mod tests {
                 1,
             ),
             entry(Key::Policy(name("net"), name("other")), &json!({"action": "allow"}), 1),
+            entry("overlay/v1/rules/net/other/0a1b2c3d", &json!({"proto": "icmp", "slot": 0}), 1),
             entry(Key::Address(name("net"), Ipv4Addr::new(10, 0, 0, 9)), &Address::Released { at: None }, 1),
             entry(Key::Node(name("here")), &"this node", 1),
             entry(Key::Node(name("there")), &"another node", 1),
@@ -310,6 +312,7 @@ mod tests {
             "overlay/v1/macs/net/02:42:0a:00:00:02",
             "overlay/v1/addresses/net/10.0.0.2",
             "overlay/v1/policies/net/other",
+            "overlay/v1/rules/net/other/0a1b2c3d",
             "overlay/v1/addresses/net/10.0.0.9",
         ];
         assert_eq!(written(&plan), expected);
@@ -327,7 +330,7 @@ mod tests {
     #[test]
     fn who_was_away_when_it_was_wiped_writes_back_only_what_is_its_own() {
         let plan = plan(&after(vec![], &Arrival::Wiped), Scope::Own, &veths());
-        let shared = ["other", "policies", "10.0.0.9"];
+        let shared = ["other", "policies", "rules", "10.0.0.9"];
         assert!(written(&plan).iter().all(|key| shared.iter().all(|part| !key.contains(part))), "{plan:?}");
         assert_eq!(written(&plan).len(), 8);
     }

@@ -24,13 +24,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::types::{
-    AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-    ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, PublicationView,
-    RemoveNode, RemovedNode, STALE_HEADER, Status,
+    AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachRequest, DetachResult, DropView,
+    EndpointView, ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView,
+    PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
 };
 use crate::{
     agent::lock,
-    model::{Name, Publication},
+    model::{Name, Publication, RuleId},
     store::transfer::Exported,
     verify::Verification,
 };
@@ -232,6 +232,43 @@ impl Client {
     /// [`ClientError`], as every call.
     pub async fn deny(&self, a: &Name, b: &Name) -> Result<()> {
         self.exchange(Method::DELETE, &format!("/v1/policies/{a}/{b}"), Bytes::new()).await.map(drop)
+    }
+
+    /// Adds a rule from one network to another.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn add_rule(&self, from: &Name, to: &Name, rule: &NewRule) -> Result<PolicyView> {
+        self.send(Method::POST, &format!("/v1/policies/{from}/{to}/rules"), rule).await
+    }
+
+    /// Removes a rule.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn remove_rule(&self, id: RuleId) -> Result<()> {
+        self.exchange(Method::DELETE, &format!("/v1/rules/{id}"), Bytes::new()).await.map(drop)
+    }
+
+    /// Leaves the decision between two networks to their rules.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn enforce(&self, a: &Name, b: &Name) -> Result<Vec<PolicyView>> {
+        self.call(Method::POST, &format!("/v1/policies/{a}/{b}/enforce")).await
+    }
+
+    /// Changes the labels of an endpoint.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn change_labels(
+        &self,
+        network: &Name,
+        endpoint: &Name,
+        change: &ChangeLabels,
+    ) -> Result<EndpointView> {
+        self.send(Method::POST, &format!("/v1/networks/{network}/endpoints/{endpoint}/labels"), change).await
     }
 
     /// Published ports on all nodes.

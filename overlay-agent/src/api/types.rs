@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use overlay_common::{mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{EndpointId, Name, Publication, Timestamp};
+use crate::model::{Allowance, EndpointId, Labels, Name, Publication, RuleId, Timestamp};
 
 /// `POST /v1/networks`. What is left out is chosen: see [`crate::ipam`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -335,15 +335,70 @@ pub struct PublicationView {
     pub publication: Publication,
 }
 
-/// A policy: `GET /v1/policies`. `PUT /v1/policies/{a}/{b}` and `DELETE …` set and clear both directions.
+/// A policy or a rule: `GET /v1/policies`. `PUT /v1/policies/{a}/{b}` lets two networks talk as a whole, `DELETE …` ends
+/// all that lets them talk, `POST …/enforce` leaves the decision to their rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyView {
     /// Network of the sender.
     pub from: Name,
     /// Network of the receiver.
     pub to: Name,
-    /// `allow`.
-    pub action: String,
+    /// What is said of it.
+    pub action: PolicyAction,
+    /// Which rule; none for a whole direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<RuleId>,
+    /// What the rule allows.
+    #[serde(flatten)]
+    pub allows: Option<Allowance>,
+    /// What no rule of the direction allows is counted and passes.
+    #[serde(default)]
+    pub audit: bool,
+    /// What was counted on the host that answers. Whole directions are not counted.
+    #[serde(flatten)]
+    pub counted: Option<RuleCounts>,
+}
+
+/// What is said of a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyAction {
+    /// This passes.
+    Allow,
+    /// This passes because rules are tried, and would not if they were in force.
+    Audit,
+}
+
+/// What one host counted for a rule, as the sender's or the receiver's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleCounts {
+    /// Packets that passed by it, answers included (a GSO packet counts once).
+    pub packets: u64,
+    /// Flows that it opened.
+    pub flows: u64,
+}
+
+/// `POST /v1/policies/{from}/{to}/rules`; `DELETE /v1/rules/{id}` takes it back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewRule {
+    /// What it allows.
+    #[serde(flatten)]
+    pub allows: Allowance,
+    /// Count what no rule of the direction allows, and let it pass.
+    #[serde(default)]
+    pub audit: bool,
+}
+
+/// `POST /v1/networks/{network}/endpoints/{endpoint}/labels`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeLabels {
+    /// Labels to set.
+    #[serde(default)]
+    pub set: Labels,
+    /// Keys of labels to take away.
+    #[serde(default)]
+    pub remove: Vec<String>,
 }
 
 /// The agent: `GET /v1/status`; `GET /v1/ready` answers the same once the first pass is done.

@@ -1,4 +1,4 @@
-//! `overlay endpoint`: ls, inspect.
+//! `overlay endpoint`: ls, label, inspect.
 
 use clap::Subcommand;
 
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     api::{
         client::Client,
-        types::{EndpointView, LocalEndpointView},
+        types::{ChangeLabels, EndpointView, LocalEndpointView},
     },
     model::Name,
 };
@@ -27,6 +27,22 @@ pub(super) enum Command {
         #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = Filter::parser(FILTER_FIELDS))]
         filters: Vec<Filter>,
     },
+    /// Set or take away labels of an endpoint, on any host: rules that ask for labels follow at once
+    #[command(
+        after_help = "Examples:\n  overlay endpoint label ov_net1 bbox1 app=web tier=front\n  overlay endpoint label ov_net1 bbox1 --rm tier"
+    )]
+    Label {
+        /// Name of the network
+        network: Name,
+        /// Name of the endpoint
+        name: Name,
+        /// Labels to set
+        #[arg(value_name = "K=V", value_parser = labels::label, required_unless_present = "remove")]
+        set: Vec<(String, String)>,
+        /// Key of a label to take away; may be given several times
+        #[arg(long = "rm", value_name = "K")]
+        remove: Vec<String>,
+    },
     /// Show the endpoints with this name, or the one with this id, and the counters of those on this host
     #[command(after_help = "Example:\n  overlay endpoint inspect bbox1")]
     Inspect {
@@ -42,6 +58,11 @@ impl Command {
                 let mut endpoints = client.endpoints().await?;
                 endpoints.retain(|endpoint| fits(endpoint, &filters));
                 out.print(&endpoints, |style| table(&endpoints, style))
+            }
+            Self::Label { network, name, set, remove } => {
+                let change = ChangeLabels { set: set.into_iter().collect(), remove };
+                let endpoint = client.change_labels(&network, &name, &change).await?;
+                out.print(&endpoint, |style| details(std::slice::from_ref(&endpoint), style))
             }
             Self::Inspect { name } => {
                 let endpoints = client.endpoint(&name).await?;

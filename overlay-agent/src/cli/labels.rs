@@ -18,7 +18,7 @@ impl From<Labels> for BTreeMap<String, String> {
     }
 }
 
-fn label(text: &str) -> Result<(String, String), &'static str> {
+pub(super) fn label(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("a label has the form KEY=VALUE"),

@@ -25,6 +25,7 @@ use self::output::{Format, Output};
 use crate::{
     api::client::{Client, ClientError},
     config::AccessError,
+    model::rule::PortsWithoutProtocol,
     paths,
     store::transfer::TransferError,
 };
@@ -124,6 +125,9 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// A rule that makes no sense.
+    #[error(transparent)]
+    Rule(#[from] PortsWithoutProtocol),
     /// The result cannot be printed.
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),
@@ -174,7 +178,7 @@ pub fn report(error: &CliError) -> ExitCode {
         eprintln!("overlay: {}", output::printable(&error.to_string()));
     }
     match error {
-        CliError::NotVerified(_) => ExitCode::from(2),
+        CliError::NotVerified(_) | CliError::Rule(_) => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }
 }

@@ -11,9 +11,9 @@ use super::{output::Style, *};
 use crate::api::types::{
     AttachRequest, Counts, CreateNetwork, DetachRequest, DetachResult, Drain, DropView, EndpointView,
     GatewayView, LocalEndpointView, MapDump, MapView, NetnsRef, NetworkView, NodeDetail, NodeState, NodeView,
-    PolicyView, RemovedNode, StaleView, Status, UnderlayView, XdpView,
+    PolicyAction, PolicyView, RemovedNode, RuleCounts, StaleView, Status, UnderlayView, XdpView,
 };
-use crate::model::Timestamp;
+use crate::model::{Allowance, Timestamp, Traffic};
 
 const PLAIN: Style = Style { colour: false };
 
@@ -238,8 +238,10 @@ fn networks_are_a_table() {
 #[test]
 fn an_empty_table_is_its_header() {
     assert_eq!(network::table(&[], PLAIN), "NAME  VNI  SUBNET  GATEWAY  MTU  INTERNAL  SCOPE\n");
-    assert_eq!(policy::table(&[], PLAIN), "FROM  TO  ACTION\n");
+    assert_eq!(policy::table(&[], PLAIN), POLICY_HEADER);
 }
+
+const POLICY_HEADER: &str = "FROM  TO  ACTION  TRAFFIC  FROM LABELS  TO LABELS  PACKETS  FLOWS  ID\n";
 
 #[test]
 fn a_network_is_shown_with_its_endpoints_and_without_terminal_commands() {
@@ -374,6 +376,61 @@ fn ages_have_two_units(#[case] seconds: u64, #[case] expected: &str) {
     assert_eq!(output::age(Duration::from_secs(seconds)), expected);
 }
 
+/// A whole direction, a rule, and what is counted beside it.
+fn policies() -> Vec<PolicyView> {
+    let whole = PolicyView {
+        from: "a".parse().unwrap(),
+        to: "b".parse().unwrap(),
+        action: PolicyAction::Allow,
+        id: None,
+        allows: None,
+        audit: false,
+        counted: None,
+    };
+    let allows = Allowance {
+        traffic: Traffic::Tcp(Some("5432-5433".parse().unwrap())),
+        from_labels: [("app".to_owned(), "web".to_owned())].into(),
+        ..Allowance::default()
+    };
+    let rule = PolicyView {
+        id: Some("0a1b2c3d".parse().unwrap()),
+        allows: Some(allows),
+        audit: true,
+        counted: Some(RuleCounts { packets: 7, flows: 2 }),
+        ..whole.clone()
+    };
+    let rest = PolicyView {
+        action: PolicyAction::Audit,
+        audit: true,
+        counted: Some(RuleCounts { packets: 5, flows: 0 }),
+        ..whole.clone()
+    };
+    vec![whole, rule, rest]
+}
+
+#[test]
+fn a_rule_reads_back_as_it_was_printed_and_a_whole_direction_says_no_more_than_it_did() {
+    let [whole, rule, _] = &policies()[..] else { panic!("three") };
+    assert_eq!(serde_json::from_str::<PolicyView>(&serde_json::to_string(rule).unwrap()).unwrap(), *rule);
+    let json = serde_json::to_value(whole).unwrap();
+    assert_eq!(json, serde_json::json!({"from": "a", "to": "b", "action": "allow", "audit": false}));
+}
+
+#[rstest]
+#[case("--proto tcp --port 80", true)]
+#[case("--proto tcp --port 80-90 --from-label a=b --from-label c=d --to-label e=f", true)]
+#[case("--one-way --audit", true)]
+#[case("", true)]
+#[case("--port 80", false)]
+#[case("--audit", false)]
+#[case("--proto sctp", false)]
+#[case("--proto tcp --port 0", false)]
+#[case("--proto tcp --port 9-8", false)]
+#[case("--from-label nothing", false)]
+fn rules_are_read_from_the_command_line(#[case] options: &str, #[case] is_right: bool) {
+    assert_eq!(parse(&format!("policy allow a b {options}")).is_ok(), is_right);
+}
+
 #[test]
 fn nodes_and_policies_are_tables() {
     let expected = lines(
@@ -384,8 +441,14 @@ fn nodes_and_policies_are_tables() {
     let now = Timestamp::from_unix(1_000_000);
     assert_eq!(node::table(&[node_view()], now, PLAIN), expected);
 
-    let policy = PolicyView { from: "a".parse().unwrap(), to: "b".parse().unwrap(), action: "allow".into() };
-    assert_eq!(policy::table(&[policy], PLAIN), "FROM  TO  ACTION\na     b   allow\n");
+    let expected = lines(
+        "
+        |FROM  TO  ACTION          TRAFFIC        FROM LABELS  TO LABELS  PACKETS  FLOWS  ID
+        |a     b   allow           all            -            -          -        -      -
+        |a     b   allow, audited  tcp 5432-5433  app=web      -          7        2      0a1b2c3d
+        |a     b   would drop      any other      -            -          5        0      -",
+    );
+    assert_eq!(policy::table(&policies(), PLAIN), expected);
 }
 
 #[test]

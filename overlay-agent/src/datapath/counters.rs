@@ -7,8 +7,10 @@ use aya::{
     maps::{MapData, PerCpuHashMap},
 };
 use overlay_common::{
+    abi::capacity,
+    flow::{Flow, FlowKey},
     resolver::ResolverTurns,
-    stats::{DropCount, DropKey, EndpointStats},
+    stats::{DropCount, DropKey, EndpointStats, RuleCount, RuleKey},
 };
 
 use super::{
@@ -39,6 +41,24 @@ impl Maps {
     /// If the map cannot be read.
     pub fn drops(&self) -> Result<BTreeMap<DropKey, DropCount>, DatapathError> {
         sums(&self.drops)
+    }
+
+    /// Flows that rules let through lately.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn flows(&self) -> Result<BTreeMap<FlowKey, Flow>, DatapathError> {
+        // As many as fit: while others come and go, the kernel may begin the list anew.
+        let entries = self.flows.map.iter().take(capacity::FLOWS);
+        entries.collect::<Result<_, _>>().map_err(self.flows.fail("read"))
+    }
+
+    /// Packets that passed by rules.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn rule_stats(&self) -> Result<BTreeMap<RuleKey, RuleCount>, DatapathError> {
+        sums(&self.rule_stats)
     }
 }
 

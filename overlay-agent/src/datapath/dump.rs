@@ -7,11 +7,13 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
     mac::Mac,
     neigh::{Neigh, NeighKey},
     network::Network,
-    policy::{Policy, PolicyKey},
+    policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
+    stats::{RuleCount, RuleKey},
     verdict::DropReason,
     vtep::{Vtep, VtepMemberKey},
 };
@@ -35,7 +37,7 @@ pub struct Description {
 }
 
 /// All maps that can be dumped.
-pub const MAPS: [Description; 15] = [
+pub const MAPS: [Description; 19] = [
     describe(map::CONFIG, 1, "this host's settings"),
     describe(map::NETWORKS, capacity::NETWORKS, "VNI → gateway, MTU, flags"),
     describe(map::VTEPS, capacity::VTEPS, "index → outer header of another host"),
@@ -43,7 +45,13 @@ pub const MAPS: [Description; 15] = [
     describe(map::ENDPOINTS, capacity::ENDPOINTS, "host veth → VNI, addresses of the container behind it"),
     describe(map::FDB, capacity::FDB, "VNI, MAC → host veth or VTEP"),
     describe(map::NEIGH, capacity::NEIGH, "VNI, IPv4 → MAC"),
-    describe(map::POLICY, capacity::POLICY, "source VNI, destination VNI → allow"),
+    describe(map::POLICY, capacity::POLICY, "source VNI, destination VNI → allow, or ask the rules"),
+    describe(map::RULES, capacity::RULES, "source VNI, destination VNI → rules by slot"),
+    describe(
+        map::RULE_BITS,
+        capacity::RULE_BITS,
+        "VNI, other VNI, IPv4 → slots of rules whose labels it has",
+    ),
     describe(map::ROUTES, capacity::ROUTES, "sender's VNI (0: any), subnet → VNI"),
     describe(
         map::GATEWAY,
@@ -59,6 +67,8 @@ pub const MAPS: [Description; 15] = [
     ),
     describe(map::ENDPOINT_STATS, capacity::ENDPOINTS, "host veth → packets and bytes"),
     describe(map::DROPS, capacity::DROPS, "VNI, host veth, reason → packets and bytes"),
+    describe(map::RULE_STATS, capacity::RULE_STATS, "VNIs, rule (0: none, audited) → packets and flows"),
+    describe(map::FLOWS, capacity::FLOWS, "flow that a rule let through → when it was last seen"),
 ];
 
 const fn describe(name: &'static str, max_entries: usize, text: &'static str) -> Description {
@@ -90,6 +100,8 @@ impl Datapath {
             map::ENDPOINT_STATS => Some(self.dump_stats()?),
             map::DROPS => Some(self.dump_drops()?),
             map::RESOLVER_TURNS => Some(self.dump_resolver_turns()?),
+            map::RULE_STATS => Some(rows(&self.maps().rule_stats()?, rule_count)),
+            map::FLOWS => Some(rows(&self.maps().flows()?, flow)),
             _ => dump_table(tables, name),
         })
     }
@@ -132,6 +144,8 @@ fn dump_table(t: &Tables, name: &str) -> Option<Vec<Row>> {
         map::FDB => rows(&t.fdb, fdb),
         map::NEIGH => rows(&t.neigh, neigh),
         map::POLICY => rows(&t.policy, policy),
+        map::RULES => rows(&t.rules, rules),
+        map::RULE_BITS => rows(&t.rule_bits, rule_bits),
         map::ROUTES => rows(&t.routes, route),
         map::GATEWAY => vec![row(gateway(&t.gateway))],
         map::HOST_ADDRS => rows(&t.host_addrs, host_addr),
@@ -185,6 +199,48 @@ pub(crate) fn neigh(key: &NeighKey, entry: &Neigh) -> Value {
 /// An entry of map `policy`.
 pub(crate) fn policy(key: &PolicyKey, policy: &Policy) -> Value {
     json!({ "src_vni": key.src_vni, "dst_vni": key.dst_vni, "action": policy.action })
+}
+
+/// An entry of map `rules`.
+pub(crate) fn rules(key: &PolicyKey, set: &RuleSet) -> Value {
+    let rule = |r: &overlay_common::policy::Rule| {
+        let slot = r.slot;
+        json!({ "slot": slot, "id": rule_id(r.id), "protocol": r.protocol, "first_port": r.first_port,
+            "last_port": r.last_port, "from_labels": set.src_labelled & (1 << (slot & 31)) != 0,
+            "to_labels": set.dst_labelled & (1 << (slot & 31)) != 0 })
+    };
+    json!({ "src_vni": key.src_vni, "dst_vni": key.dst_vni, "audit": set.audits(), "answers": set.has_answers(),
+        "rules": set.rules.iter().take(set.count as usize).map(rule).collect::<Vec<_>>() })
+}
+
+/// An entry of map `rule_bits`.
+pub(crate) fn rule_bits(key: &RuleBitsKey, bits: &RuleBits) -> Value {
+    let slots = |bits: u32| (0..u32::BITS).filter(|slot| bits & (1 << slot) != 0).collect::<Vec<_>>();
+    json!({ "vni": key.vni, "peer_vni": key.peer_vni, "ipv4": ip(key.ipv4), "src_slots": slots(bits.src),
+        "dst_slots": slots(bits.dst) })
+}
+
+/// The key of an entry of map `rule_stats`.
+pub(crate) fn rule_key(key: &RuleKey) -> Value {
+    json!({ "src_vni": key.src_vni, "dst_vni": key.dst_vni, "rule": rule_id(key.rule) })
+}
+
+fn rule_count(key: &RuleKey, count: &RuleCount) -> Value {
+    let mut row = rule_key(key);
+    row["packets"] = count.packets.into();
+    row["flows"] = count.flows.into();
+    row
+}
+
+fn flow(key: &FlowKey, flow: &Flow) -> Value {
+    let what = if key.kind == FlowKey::FRAGMENTS { "fragments" } else { "flow" };
+    json!({ "what": what, "src_vni": key.src_vni, "dst_vni": key.dst_vni, "protocol": key.protocol,
+        "src": ip(key.src), "src_port": u16::from_be(key.src_port_be), "dst": ip(key.dst),
+        "dst_port": u16::from_be(key.dst_port_be), "seen_ns": flow.seen_ns, "closing": flow.closing != 0 })
+}
+
+fn rule_id(id: u32) -> String {
+    format!("{id:08x}")
 }
 
 /// The entry of map `gateway`.

@@ -14,13 +14,14 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
-    policy::{Policy, PolicyKey},
+    policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
     resolver::ResolverTurns,
     route::{RouteKey, SCOPE_BITS},
-    stats::{DropCount, DropKey, EndpointStats},
+    stats::{DropCount, DropKey, EndpointStats, RuleCount, RuleKey},
     vtep::{Vtep, VtepMemberKey},
 };
 
@@ -48,10 +49,14 @@ pub struct Maps {
     fdb: Hash<FdbKey, FdbEntry>,
     neigh: Hash<NeighKey, Neigh>,
     policy: Hash<PolicyKey, Policy>,
+    rules: Hash<PolicyKey, RuleSet>,
+    rule_bits: Hash<RuleBitsKey, RuleBits>,
     routes: Table<LpmTrie<MapData, RouteKey, u32>>,
     pub(super) resolver_turns: Hash<u32, ResolverTurns>,
     pub(super) endpoint_stats: Table<PerCpuHashMap<MapData, u32, EndpointStats>>,
     pub(super) drops: Table<PerCpuHashMap<MapData, DropKey, DropCount>>,
+    pub(super) rule_stats: Table<PerCpuHashMap<MapData, RuleKey, RuleCount>>,
+    pub(super) flows: Hash<FlowKey, Flow>,
 }
 
 impl Maps {
@@ -69,10 +74,14 @@ impl Maps {
             fdb: take(ebpf, map::FDB)?,
             neigh: take(ebpf, map::NEIGH)?,
             policy: take(ebpf, map::POLICY)?,
+            rules: take(ebpf, map::RULES)?,
+            rule_bits: take(ebpf, map::RULE_BITS)?,
             routes: take(ebpf, map::ROUTES)?,
             resolver_turns: take(ebpf, map::RESOLVER_TURNS)?,
             endpoint_stats: take(ebpf, map::ENDPOINT_STATS)?,
             drops: take(ebpf, map::DROPS)?,
+            rule_stats: take(ebpf, map::RULE_STATS)?,
+            flows: take(ebpf, map::FLOWS)?,
         })
     }
 
@@ -96,8 +105,11 @@ impl Maps {
             fdb: self.fdb.entries()?,
             neigh: self.neigh.entries()?,
             policy: self.policy.entries()?,
+            rules: self.rules.entries()?,
+            rule_bits: self.rule_bits.entries()?,
             routes: routes.collect::<Result<_, _>>().map_err(self.routes.fail("read"))?,
             endpoint_stats: self.endpoint_stats()?.into_keys().map(|ifindex| (ifindex, ())).collect(),
+            rule_stats: self.rule_stats()?.into_keys().map(|key| (key, ())).collect(),
         })
     }
 
@@ -118,11 +130,17 @@ impl Maps {
         self.host_owners.put(&plan.host_owners)?;
         self.fdb.put(&plan.fdb)?;
         self.neigh.put(&plan.neigh)?;
+        self.rule_bits.put(&plan.rule_bits)?;
+        self.create_rule_stats(&plan.rule_stats)?;
+        self.rules.put(&plan.rules)?;
         self.policy.put(&plan.policy)?;
         self.put_routes(&plan.routes)?;
 
         self.delete_routes(&plan.routes)?;
         self.policy.delete(&plan.policy)?;
+        self.rules.delete(&plan.rules)?;
+        self.delete_rule_stats(&plan.rule_stats)?;
+        self.rule_bits.delete(&plan.rule_bits)?;
         self.neigh.delete(&plan.neigh)?;
         self.fdb.delete(&plan.fdb)?;
         self.host_owners.delete(&plan.host_owners)?;
@@ -167,15 +185,25 @@ impl Maps {
     }
 
     fn reset_stats(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        let zero = zeros(self.endpoint_stats.name)?;
         let table = &mut self.endpoint_stats;
-        let cpus = aya::util::nr_cpus().map_err(|(_, e)| DatapathError::Map {
-            operation: "size",
-            map: table.name,
-            source: e.into(),
-        })?;
-        let zero = PerCpuValues::try_from(vec![EndpointStats::default(); cpus])
-            .map_err(|e| DatapathError::Map { operation: "size", map: table.name, source: e.into() })?;
         table.map.insert(ifindex, zero, 0).map_err(table.fail("write"))
+    }
+
+    /// Counters of a new rule start at zero.
+    fn create_rule_stats(&mut self, edits: &Edits<RuleKey, ()>) -> Result<(), DatapathError> {
+        let table = &mut self.rule_stats;
+        for (key, ()) in &edits.put {
+            table.map.insert(key, zeros(table.name)?, 0).map_err(table.fail("write"))?;
+        }
+        Ok(())
+    }
+
+    fn delete_rule_stats(&mut self, edits: &Edits<RuleKey, ()>) -> Result<(), DatapathError> {
+        for key in &edits.delete {
+            gone_is_success(self.rule_stats.map.remove(key)).map_err(self.rule_stats.fail("delete from"))?;
+        }
+        Ok(())
     }
 
     /// Takes away what is counted for devices that are no endpoint's.
@@ -260,6 +288,13 @@ fn take<M: TryFrom<Map, Error = MapError>>(
     let map = ebpf.take_map(name).ok_or(DatapathError::Missing(name))?;
     let fail = |source| DatapathError::Map { operation: "open", map: name, source };
     Ok(Table { name, map: map.try_into().map_err(fail)? })
+}
+
+/// A zero for each CPU.
+fn zeros<V: Pod + Default>(map: &'static str) -> Result<PerCpuValues<V>, DatapathError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, e)| e);
+    let zeros = cpus.and_then(|cpus| PerCpuValues::try_from(vec![V::default(); cpus]));
+    zeros.map_err(|e| DatapathError::Map { operation: "size", map, source: e.into() })
 }
 
 fn gone_is_success(result: Result<(), MapError>) -> Result<(), MapError> {

@@ -18,7 +18,7 @@ use super::{DatapathError, bpffs::gone_is_success};
 use crate::{config::BpfLog, paths::Paths};
 
 /// Maps that are pinned: all but the log's, whose reader ends with the agent.
-pub const PINNED_MAPS: [&str; 15] = [
+pub const PINNED_MAPS: [&str; 19] = [
     map::CONFIG,
     map::ENDPOINTS,
     map::FDB,
@@ -28,12 +28,16 @@ pub const PINNED_MAPS: [&str; 15] = [
     map::NETWORKS,
     map::ROUTES,
     map::POLICY,
+    map::RULES,
+    map::RULE_BITS,
     map::GATEWAY,
     map::HOST_ADDRS,
     map::HOST_OWNERS,
     map::RESOLVER_TURNS,
     map::ENDPOINT_STATS,
     map::DROPS,
+    map::RULE_STATS,
+    map::FLOWS,
 ];
 
 /// The programs for socket buffers.

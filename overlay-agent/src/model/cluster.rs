@@ -13,7 +13,8 @@ use overlay_common::vni::Vni;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Address, ClusterRecord, Endpoint, EndpointId, Name, Network, Node, Policy, journal::Journal, keys::Key,
+    Address, ClusterRecord, Endpoint, EndpointId, Name, Network, Node, Policy, Rule, RuleId,
+    journal::Journal, keys::Key,
 };
 use crate::store::{Entry, Event, Revision};
 
@@ -49,6 +50,8 @@ pub struct Cluster {
     pub endpoint_names: BTreeMap<(Name, Name), Revision>,
     /// Policies by direction (from, to).
     pub policies: BTreeMap<(Name, Name), Policy>,
+    /// Rules by direction (from, to).
+    pub rules: BTreeMap<(Name, Name), BTreeMap<RuleId, Versioned<Rule>>>,
     /// Keys whose value cannot be read, with the reason.
     pub quarantined: BTreeMap<String, String>,
     /// Revision up to which this is complete.
@@ -172,6 +175,11 @@ impl Cluster {
                 self.addresses.entry(network).or_default().insert(ip, Versioned { record, revision });
             }
             Key::Policy(from, to) => drop(self.policies.insert((from, to), parse(entry)?)),
+            Key::Rule(from, to, id) => {
+                let record: Rule = parse(entry)?;
+                let rules = self.rules.entry((from, to)).or_default();
+                rules.insert(id, Versioned { record, revision });
+            }
             Key::Import => return Err(UNFINISHED_IMPORT.to_owned()),
         }
         Ok(())
@@ -203,6 +211,15 @@ impl Cluster {
                 }
             }
             Key::Policy(from, to) => drop(self.policies.remove(&(from, to))),
+            Key::Rule(from, to, id) => {
+                let direction = (from, to);
+                if let Some(rules) = self.rules.get_mut(&direction) {
+                    rules.remove(&id);
+                    if rules.is_empty() {
+                        self.rules.remove(&direction);
+                    }
+                }
+            }
             Key::Import => {}
         }
     }
@@ -263,6 +280,8 @@ mod tests {
             ("overlay/v1/addresses/blue/10.0.0.3", json!({"state": "released"})),
             ("overlay/v1/addresses/red/10.0.0.2", json!({"state": "released"})),
             ("overlay/v1/policies/blue/red", json!({"action": "allow"})),
+            ("overlay/v1/rules/blue/red/0a1b2c3d", json!({"proto": "tcp", "ports": "80", "slot": 0})),
+            ("overlay/v1/rules/blue/red/0a1b2c3e", json!({"proto": "icmp", "slot": 1})),
         ]
     }
 
@@ -295,6 +314,7 @@ mod tests {
         assert_eq!((cluster.endpoints.len(), cluster.endpoint_names.len()), (2, 1));
         assert_eq!(cluster.addresses.values().map(BTreeMap::len).sum::<usize>(), 3);
         assert_eq!((cluster.collected.len(), cluster.policies.len()), (1, 1));
+        assert_eq!(cluster.rules.values().map(BTreeMap::len).collect::<Vec<_>>(), [2]);
     }
 
     #[test]
@@ -324,6 +344,11 @@ mod tests {
         "the value speaks of red, the key of blue"
     )]
     #[case::unknown_action("overlay/v1/policies/blue/red", r#"{"action": "deny"}"#, "unknown variant `deny`")]
+    #[case::port_without_protocol(
+        "overlay/v1/rules/blue/red/0a1b2c3d",
+        r#"{"ports": "80", "slot": 0}"#,
+        "a port needs a protocol"
+    )]
     #[case::unknown_state(
         "overlay/v1/addresses/blue/10.0.0.2",
         r#"{"state": "lent"}"#,

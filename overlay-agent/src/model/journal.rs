@@ -33,7 +33,7 @@ pub struct Journal {
     position: Position,
     /// Every change after this one is remembered.
     complete_after: Position,
-    /// The last change of anything that endpoints stand on: networks, nodes, policies.
+    /// The last change of anything that endpoints stand on: networks, nodes, policies, rules.
     ground: Position,
     endpoints: VecDeque<(Position, EndpointId)>,
 }
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_change_of_what_endpoints_stand_on_is_told_apart() {
-        for key in ["networks/net", "nodes/host1", "alive/host1", "policies/a/b"] {
+        for key in ["networks/net", "nodes/host1", "alive/host1", "policies/a/b", "rules/a/b/0a1b2c3d"] {
             let mut journal = Journal::default();
             let start = journal.position();
             let ground = note(&mut journal, key);

@@ -13,6 +13,7 @@
 //! overlay/v1/addresses/<network>/<ipv4>      Address
 //! overlay/v1/macs/<network>/<mac>            id of the endpoint that claimed it
 //! overlay/v1/policies/<from>/<to>            Policy
+//! overlay/v1/rules/<from>/<to>/<id>          Rule
 //! overlay/v1/import                          only while another store's state is being imported
 //! ```
 
@@ -21,7 +22,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use overlay_common::{mac::Mac, vni::Vni};
 
-use super::{EndpointId, Name};
+use super::{EndpointId, Name, RuleId};
 
 /// Everything of ours lies below this prefix.
 pub const ROOT: &str = "overlay/v1/";
@@ -53,6 +54,8 @@ pub enum Key {
     Mac(Name, Mac),
     /// A policy, from one network to another.
     Policy(Name, Name),
+    /// A rule, from one network to another.
+    Rule(Name, Name, RuleId),
     /// The marker of an import that is not finished: see [`crate::store::transfer`].
     Import,
 }
@@ -72,6 +75,7 @@ impl std::fmt::Display for Key {
             Self::Address(network, ip) => write!(f, "{ROOT}addresses/{network}/{ip}"),
             Self::Mac(network, mac) => write!(f, "{ROOT}macs/{network}/{mac}"),
             Self::Policy(from, to) => write!(f, "{ROOT}policies/{from}/{to}"),
+            Self::Rule(from, to, id) => write!(f, "{ROOT}rules/{from}/{to}/{id}"),
             Self::Import => write!(f, "{ROOT}import"),
         }
     }
@@ -103,6 +107,7 @@ impl std::str::FromStr for Key {
             ["addresses", network, ip] => Self::Address(part(network)?, part(ip)?),
             ["macs", network, mac] => Self::Mac(part(network)?, part(mac)?),
             ["policies", from, to] => Self::Policy(part(from)?, part(to)?),
+            ["rules", from, to, id] => Self::Rule(part(from)?, part(to)?, part(id)?),
             ["import"] => Self::Import,
             _ => return Err(InvalidKey),
         };
@@ -129,6 +134,7 @@ mod tests {
     #[case("overlay/v1/addresses/ov_net1/10.0.0.2")]
     #[case("overlay/v1/macs/ov_net1/02:42:0a:00:00:02")]
     #[case("overlay/v1/policies/ov_net1/ov_net2")]
+    #[case("overlay/v1/rules/ov_net1/ov_net2/0a1b2c3d")]
     #[case("overlay/v1/import")]
     fn keys_round_trip(#[case] text: &str) {
         assert_eq!(text.parse::<Key>().unwrap().to_string(), text);
@@ -143,6 +149,8 @@ mod tests {
     #[case("overlay/v1/networks/a/b")]
     #[case("overlay/v1/vnis/0")]
     #[case("overlay/v1/endpoints/net/XYZ")]
+    #[case("overlay/v1/rules/a/b/1")]
+    #[case("overlay/v1/rules/a/b")]
     #[case("overlay/v1/unknown/a")]
     #[case("overlay/v1/vnis/0256")]
     #[case("overlay/v1/vnis/+256")]

@@ -2,6 +2,7 @@
 //!
 //! * [`name`]: the one grammar of names
 //! * [`publication`]: ports of a host that lead to a container
+//! * [`rule`]: what of one network's traffic another takes
 //! * [`records`]: what the store holds under each key
 //! * [`host_range`]: where addresses on a host come from
 //! * [`keys`]: which key that is
@@ -17,6 +18,7 @@ pub mod keys;
 pub mod name;
 pub mod publication;
 pub mod records;
+pub mod rule;
 pub mod standing;
 pub mod time;
 
@@ -27,5 +29,6 @@ pub use publication::{InvalidPublication, Protocol, Publication};
 pub use records::{
     Address, ClusterRecord, Endpoint, EndpointId, Life, Network, NetworkState, Node, NodeAlive, Policy,
 };
+pub use rule::{Allowance, Labels, Ports, Rule, RuleId, RuleProtocol, Slot, Traffic};
 pub use standing::Standing;
 pub use time::Timestamp;

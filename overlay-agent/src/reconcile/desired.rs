@@ -13,8 +13,8 @@ use overlay_common::{
     gateway::{Gateway, HostAddr},
     mac::Mac,
     neigh::{Neigh, NeighKey},
-    network, policy,
-    policy::PolicyKey,
+    network,
+    policy::{RuleBits, RuleBitsKey},
     route::{self, RouteKey},
     vtep::{self, Vtep, VtepMemberKey},
     wire::outer::{MTU_OVERHEAD, OuterHeader, TunnelEnd},
@@ -22,6 +22,7 @@ use overlay_common::{
 
 use super::{
     host_addrs,
+    rules::{self, Selectors},
     tables::{RouteTarget, Tables},
 };
 use crate::model::{Cluster, Endpoint, EndpointId, Name, Network, Node, Standing};
@@ -138,7 +139,7 @@ pub fn desired(cluster: &Cluster, local: &Local) -> Tables {
     let (mut tables, basis) = ground(cluster, local);
     for endpoint in cluster.endpoints.values().map(|e| &e.record) {
         if endpoint.node == local.node {
-            add_local(&mut tables, endpoint, cluster, local);
+            add_local(&mut tables, endpoint, cluster, local, &basis);
         } else if let Some(remote) = Remote::of(endpoint, cluster, &basis) {
             remote.add_to(&mut tables);
         }
@@ -159,7 +160,8 @@ pub(super) fn ground(cluster: &Cluster, local: &Local) -> (Tables, Basis) {
         tables.vteps.insert(indices[&node.vtep], vtep_entry(node, local));
         tables.vtep_members.insert(member(vtep::ANY_NETWORK, node.vtep), 1);
     }
-    add_policies(&mut tables, cluster, &networks);
+    let directions = rules::directions(cluster);
+    rules::add(&mut tables, cluster, &directions, &networks);
     if let Some(gateway) = &local.gateway {
         add_gateway(&mut tables, gateway, local);
     }
@@ -167,7 +169,8 @@ pub(super) fn ground(cluster: &Cluster, local: &Local) -> (Tables, Basis) {
     let basis = Basis {
         nodes: nodes.iter().map(place).collect(),
         vnis: networks.iter().map(|(name, network)| ((*name).clone(), network.vni.get())).collect(),
-        policies: cluster.policies.keys().cloned().collect(),
+        directions,
+        selectors: Selectors::of(cluster),
     };
     (tables, basis)
 }
@@ -178,7 +181,10 @@ pub(super) struct Basis {
     /// VTEP address and index of each other host that packets may go to.
     nodes: BTreeMap<Name, (Ipv4Addr, u32)>,
     vnis: BTreeMap<Name, u32>,
-    policies: BTreeSet<(Name, Name)>,
+    /// Directions between networks in which packets may go.
+    directions: BTreeSet<(Name, Name)>,
+    /// The labels that rules ask for.
+    selectors: Selectors,
 }
 
 impl Basis {
@@ -190,7 +196,7 @@ impl Basis {
         };
         let nodes = self.nodes.iter().all(stays);
         let networks = self.vnis.iter().all(|(name, vni)| new.vnis.get(name) == Some(vni));
-        nodes && networks && self.policies == new.policies
+        nodes && networks && self.directions == new.directions && self.selectors == new.selectors
     }
 }
 
@@ -201,6 +207,8 @@ pub(super) struct Remote {
     pub(super) neigh: (NeighKey, Neigh),
     /// The node may send under these VNIs because of it.
     pub(super) members: Vec<VtepMemberKey>,
+    /// Rules whose labels it has.
+    pub(super) rule_bits: BTreeMap<RuleBitsKey, RuleBits>,
 }
 
 impl Remote {
@@ -212,7 +220,8 @@ impl Remote {
         Some(Self {
             fdb: (FdbKey::new(vni, endpoint.mac.0), FdbEntry::remote(index, vtep.octets())),
             neigh: neigh(vni, endpoint),
-            members: vnis_sent_to(network, cluster).into_iter().map(|vni| member(vni, vtep)).collect(),
+            members: vnis_sent_to(network, cluster, basis).into_iter().map(|vni| member(vni, vtep)).collect(),
+            rule_bits: basis.selectors.entries(vni, endpoint),
         })
     }
 
@@ -220,6 +229,7 @@ impl Remote {
         tables.fdb.insert(self.fdb.0, self.fdb.1);
         tables.neigh.insert(self.neigh.0, self.neigh.1);
         tables.vtep_members.extend(self.members.iter().map(|key| (*key, 1)));
+        tables.rule_bits.extend(&self.rule_bits);
     }
 }
 
@@ -295,17 +305,13 @@ fn add_network(tables: &mut Tables, net: &Network, local: &Local) {
     *any = vni.min(*any);
 }
 
-fn add_policies(tables: &mut Tables, cluster: &Cluster, networks: &BTreeMap<&Name, &Network>) {
-    for (from, to) in cluster.policies.keys() {
-        let (Some(from), Some(to)) = (networks.get(from), networks.get(to)) else { continue };
-        let key = PolicyKey { src_vni: from.vni.get(), dst_vni: to.vni.get() };
-        tables.policy.insert(key, policy::Policy { action: policy::ALLOW });
-        // The own subnet wins over one that policy leads to.
-        tables.routes.entry(route_to(from.vni.get(), to.subnet)).or_insert(to.vni.get());
-    }
-}
-
-pub(super) fn add_local(tables: &mut Tables, endpoint: &Endpoint, cluster: &Cluster, local: &Local) {
+pub(super) fn add_local(
+    tables: &mut Tables,
+    endpoint: &Endpoint,
+    cluster: &Cluster,
+    local: &Local,
+    basis: &Basis,
+) {
     let network = cluster.networks.get(&endpoint.network).map(|n| &n.record);
     let (Some(network), Some(&ifindex)) = (network, local.host_veths.get(&endpoint.id)) else { return };
     let vni = network.vni.get();
@@ -314,6 +320,7 @@ pub(super) fn add_local(tables: &mut Tables, endpoint: &Endpoint, cluster: &Clus
     tables.endpoint_stats.insert(ifindex, ());
     tables.fdb.insert(FdbKey::new(vni, endpoint.mac.0), FdbEntry::local(ifindex));
     tables.neigh.extend([neigh(vni, endpoint)]);
+    tables.rule_bits.extend(basis.selectors.entries(vni, endpoint));
 }
 
 fn neigh(vni: u32, endpoint: &Endpoint) -> (NeighKey, Neigh) {
@@ -321,8 +328,8 @@ fn neigh(vni: u32, endpoint: &Endpoint) -> (NeighKey, Neigh) {
 }
 
 /// VNIs that packets of a network's containers may carry: its own, and those that policy routes them to.
-fn vnis_sent_to(network: &Network, cluster: &Cluster) -> BTreeSet<u32> {
-    let allowed = cluster.policies.keys().filter(|(from, _)| *from == network.name);
+fn vnis_sent_to(network: &Network, cluster: &Cluster, basis: &Basis) -> BTreeSet<u32> {
+    let allowed = basis.directions.iter().filter(|(from, _)| *from == network.name);
     let vnis = allowed.filter_map(|(_, to)| cluster.networks.get(to)).map(|n| n.record.vni.get());
     vnis.chain([network.vni.get()]).collect()
 }
@@ -354,7 +361,7 @@ fn member(vni: u32, vtep: Ipv4Addr) -> VtepMemberKey {
     VtepMemberKey { vni, vtep_addr: vtep.octets() }
 }
 
-fn route_to(scope_vni: u32, subnet: Ipv4Net) -> RouteTarget {
+pub(super) fn route_to(scope_vni: u32, subnet: Ipv4Net) -> RouteTarget {
     let key = RouteKey { scope_vni_be: scope_vni.to_be(), ipv4: subnet.network().octets() };
     RouteTarget { prefix_len: subnet.prefix_len(), key }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use overlay_common::{
     fdb::{FdbEntry, FdbKey},
     neigh::{Neigh, NeighKey},
+    policy::{RuleBits, RuleBitsKey},
     vtep::VtepMemberKey,
 };
 
@@ -44,7 +45,7 @@ impl Ledger {
         let mut waiting = 0;
         for endpoint in cluster.endpoints.values().map(|e| &e.record) {
             if endpoint.node == local.node {
-                add_local(&mut tables, endpoint, cluster, &local);
+                add_local(&mut tables, endpoint, cluster, &local, &basis);
             } else if let Some(remote) = Remote::of(endpoint, cluster, &basis) {
                 remote.add_to(&mut tables);
                 remote.members.iter().for_each(|member| *members.entry(*member).or_default() += 1);
@@ -156,6 +157,10 @@ impl Ledger {
         let neigh = self.tables.neigh.remove(&old.neigh.0)?;
         touched.fdb.entry(old.fdb.0).or_insert(Some(fdb));
         touched.neigh.entry(old.neigh.0).or_insert(Some(neigh));
+        for key in old.rule_bits.keys() {
+            let before = self.tables.rule_bits.remove(key)?;
+            touched.rule_bits.entry(*key).or_insert(Some(before));
+        }
         for member in &old.members {
             let due_to = self.members.get_mut(member)?;
             *due_to -= 1;
@@ -177,6 +182,10 @@ impl Ledger {
         if fdb.is_some() || neigh.is_some() {
             return None;
         }
+        for (key, bits) in &new.rule_bits {
+            let before = self.tables.rule_bits.insert(*key, *bits);
+            touched.rule_bits.entry(*key).or_insert(before);
+        }
         for member in &new.members {
             *self.members.entry(*member).or_default() += 1;
             let before = self.tables.vtep_members.insert(*member, 1);
@@ -192,6 +201,7 @@ struct Touched {
     fdb: BTreeMap<FdbKey, Option<FdbEntry>>,
     neigh: BTreeMap<NeighKey, Option<Neigh>>,
     members: BTreeMap<VtepMemberKey, Option<u32>>,
+    rule_bits: BTreeMap<RuleBitsKey, Option<RuleBits>>,
 }
 
 impl Touched {
@@ -200,6 +210,7 @@ impl Touched {
             vtep_members: Edits::of(&self.members, &after.vtep_members),
             fdb: Edits::of(&self.fdb, &after.fdb),
             neigh: Edits::of(&self.neigh, &after.neigh),
+            rule_bits: Edits::of(&self.rule_bits, &after.rule_bits),
             ..Plan::default()
         }
     }
@@ -208,6 +219,7 @@ impl Touched {
         put_back(self.members, &mut tables.vtep_members);
         put_back(self.fdb, &mut tables.fdb);
         put_back(self.neigh, &mut tables.neigh);
+        put_back(self.rule_bits, &mut tables.rule_bits);
         tables
     }
 }

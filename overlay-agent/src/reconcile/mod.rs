@@ -3,6 +3,7 @@
 //! * [`tables`]: the content of all maps as one value
 //! * [`mod@desired`]: what it should be
 //! * [`host_addrs`]: the addresses that containers have on this host
+//! * [`rules`]: what may pass between networks
 //! * [`plan`]: the ordered changes from what it is to what it should be
 //! * [`ledger`]: what it should be, kept from pass to pass
 //!
@@ -12,6 +13,7 @@ pub mod desired;
 pub mod host_addrs;
 pub mod ledger;
 pub mod plan;
+pub mod rules;
 pub mod tables;
 #[cfg(test)]
 mod tests;

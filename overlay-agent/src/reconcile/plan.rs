@@ -9,7 +9,8 @@ use overlay_common::{
     gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
-    policy::{Policy, PolicyKey},
+    policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
+    stats::RuleKey,
     vtep::{Vtep, VtepMemberKey},
 };
 
@@ -101,6 +102,12 @@ pub struct Plan {
     pub fdb: Edits<FdbKey, FdbEntry>,
     /// Map `neigh`.
     pub neigh: Edits<NeighKey, Neigh>,
+    /// Map `rule_bits`.
+    pub rule_bits: Edits<RuleBitsKey, RuleBits>,
+    /// Map `rule_stats`: counters to start at zero, and those that are no longer needed.
+    pub rule_stats: Edits<RuleKey, ()>,
+    /// Map `rules`.
+    pub rules: Edits<PolicyKey, RuleSet>,
     /// Map `policy`.
     pub policy: Edits<PolicyKey, Policy>,
     /// Map `routes`.
@@ -124,6 +131,9 @@ impl Plan {
             host_owners: Edits::between(&observed.host_owners, &desired.host_owners),
             fdb: Edits::between(&observed.fdb, &desired.fdb),
             neigh: Edits::between(&observed.neigh, &desired.neigh),
+            rule_bits: Edits::between(&observed.rule_bits, &desired.rule_bits),
+            rule_stats: Edits::between(&observed.rule_stats, &desired.rule_stats),
+            rules: Edits::between(&observed.rules, &desired.rules),
             policy: Edits::between(&observed.policy, &desired.policy),
             routes: Edits::between(&observed.routes, &desired.routes),
             endpoint_stats: Edits::between(&observed.endpoint_stats, &desired.endpoint_stats),
@@ -142,6 +152,9 @@ impl Plan {
         self.host_owners.carry_out(&mut tables.host_owners);
         self.fdb.carry_out(&mut tables.fdb);
         self.neigh.carry_out(&mut tables.neigh);
+        self.rule_bits.carry_out(&mut tables.rule_bits);
+        self.rule_stats.carry_out(&mut tables.rule_stats);
+        self.rules.carry_out(&mut tables.rules);
         self.policy.carry_out(&mut tables.policy);
         self.routes.carry_out(&mut tables.routes);
         self.endpoint_stats.carry_out(&mut tables.endpoint_stats);
@@ -159,6 +172,9 @@ impl Plan {
         self.host_owners.extend(other.host_owners);
         self.fdb.extend(other.fdb);
         self.neigh.extend(other.neigh);
+        self.rule_bits.extend(other.rule_bits);
+        self.rule_stats.extend(other.rule_stats);
+        self.rules.extend(other.rules);
         self.policy.extend(other.policy);
         self.routes.extend(other.routes);
         self.endpoint_stats.extend(other.endpoint_stats);
@@ -177,6 +193,9 @@ impl Plan {
             + self.host_owners.len()
             + self.fdb.len()
             + self.neigh.len()
+            + self.rule_bits.len()
+            + self.rule_stats.len()
+            + self.rules.len()
             + self.policy.len()
             + self.routes.len()
             + self.endpoint_stats.len()

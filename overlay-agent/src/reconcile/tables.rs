@@ -9,8 +9,9 @@ use overlay_common::{
     gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
-    policy::{Policy, PolicyKey},
+    policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
     route::RouteKey,
+    stats::RuleKey,
     vtep::{Vtep, VtepMemberKey},
 };
 
@@ -42,6 +43,10 @@ pub struct Tables {
     pub neigh: BTreeMap<NeighKey, Neigh>,
     /// Map `policy`.
     pub policy: BTreeMap<PolicyKey, Policy>,
+    /// Map `rules`.
+    pub rules: BTreeMap<PolicyKey, RuleSet>,
+    /// Map `rule_bits`.
+    pub rule_bits: BTreeMap<RuleBitsKey, RuleBits>,
     /// Map `routes`: the VNI that each subnet leads to.
     pub routes: BTreeMap<RouteTarget, u32>,
     /// Map `gateway`; all zero if there is none.
@@ -52,4 +57,6 @@ pub struct Tables {
     pub host_owners: BTreeMap<HostAddr, u32>,
     /// Keys of map `endpoint_stats`: without an entry the programs do not count.
     pub endpoint_stats: BTreeMap<u32, ()>,
+    /// Keys of map `rule_stats`, likewise.
+    pub rule_stats: BTreeMap<RuleKey, ()>,
 }

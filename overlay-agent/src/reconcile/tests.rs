@@ -10,7 +10,8 @@ use overlay_common::{
     fdb::{FdbEntry, FdbKey},
     mac::Mac,
     neigh::NeighKey,
-    policy::PolicyKey,
+    network::FLAG_RULES,
+    policy::{ALLOW, PolicyKey, RULES, RuleBits, RuleBitsKey, RuleSet},
     route::{ANY_NETWORK, RouteKey},
     vni::Vni,
     vtep::VtepMemberKey,
@@ -24,7 +25,8 @@ use super::{
 };
 use crate::{
     model::{
-        Cluster, Endpoint, EndpointId, Life, Name, Network, NetworkState, Node, Policy, cluster::Versioned,
+        Allowance, Cluster, Endpoint, EndpointId, Labels, Life, Name, Network, NetworkState, Node, Policy,
+        Rule, RuleId, Slot, Traffic, cluster::Versioned,
     },
     store::Revision,
 };
@@ -107,6 +109,20 @@ impl Draft {
         self
     }
 
+    /// A rule with the number `id` in the slot `id`.
+    fn rule(mut self, (from, to): (u32, u32), id: u32, allows: Allowance, audit: bool) -> Self {
+        let direction = (name(&format!("net{from}")), name(&format!("net{to}")));
+        let slot: Slot = (id as usize).try_into().unwrap();
+        let rule = versioned(Rule { allows, slot, audit });
+        self.0.rules.entry(direction).or_default().insert(rule_id(id), rule);
+        self
+    }
+
+    fn labelled(mut self, id: &EndpointId, text: &[&str]) -> Self {
+        self.0.endpoints.get_mut(id).unwrap().record.labels = labels(text);
+        self
+    }
+
     /// The tables of host 1, whose endpoints have the devices 100, 101 ….
     fn tables(&self) -> Tables {
         desired(&self.0, &self.local())
@@ -133,6 +149,25 @@ impl Draft {
             kept: Kept::default(),
         }
     }
+}
+
+fn rule_id(number: u32) -> RuleId {
+    format!("{number:08x}").parse().unwrap()
+}
+
+/// From `app=web`.
+fn labels(texts: &[&str]) -> Labels {
+    let pair = |text: &&str| text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).unwrap();
+    texts.iter().map(pair).collect()
+}
+
+fn tcp(ports: &str) -> Allowance {
+    Allowance { traffic: Traffic::Tcp(Some(ports.parse().unwrap())), ..Allowance::default() }
+}
+
+/// Traffic of any kind from `app=web` to `app=db`.
+fn from_web_to_db() -> Allowance {
+    Allowance { from_labels: labels(&["app=web"]), to_labels: labels(&["app=db"]), ..Allowance::default() }
 }
 
 fn id(host: u8, vni: u32, ip: &str) -> EndpointId {
@@ -255,6 +290,85 @@ fn policy_opens_exactly_the_two_directions_and_the_routes_for_them() {
     assert_eq!(tables.routes.get(&route(ANY_NETWORK, 2)), Some(&258));
 }
 
+fn direction(src_vni: u32, dst_vni: u32) -> PolicyKey {
+    PolicyKey { src_vni, dst_vni }
+}
+
+#[test]
+fn a_rule_opens_its_direction_for_what_it_names_and_the_other_one_for_answers() {
+    let draft = two_hosts().endpoint(2, 257, "10.0.1.3");
+    let tables = draft.rule((256, 257), 3, tcp("80-90"), false).tables();
+    let (there, back) = (tables.rules[&direction(256, 257)], tables.rules[&direction(257, 256)]);
+    assert_eq!(tables.policy.values().map(|p| p.action).collect::<Vec<_>>(), [RULES, RULES]);
+    let rule = there.rules[0];
+    assert_eq!((there.count, there.flags, rule.id, rule.slot), (1, 0, 3, 3));
+    assert_eq!((rule.protocol, rule.protocol_mask, rule.first_port, rule.last_port), (6, 255, 80, 90));
+    assert_eq!((back.count, back.flags), (0, RuleSet::ANSWERS));
+    assert_eq!(tables.rule_stats.keys().map(|key| key.rule).collect::<Vec<_>>(), [3]);
+    let flags = [256, 257].map(|vni| tables.networks[&vni].flags);
+    assert_eq!(flags, [FLAG_RULES, FLAG_RULES]);
+    let routes = tables.routes.keys().filter(|target| target.key.scope_vni_be != ANY_NETWORK);
+    assert_eq!(routes.count(), 4, "each finds its own network and the other");
+    let member = |vni| VtepMemberKey { vni, vtep_addr: [192, 168, 0, 2] };
+    assert!(tables.vtep_members.contains_key(&member(256)), "answers are sent to it");
+}
+
+#[test]
+fn networks_that_are_joined_as_a_whole_stay_so_beside_rules_and_without_rules_nothing_is_judged() {
+    let tables = two_hosts().allow(256, 257).rule((256, 257), 3, tcp("80"), false).tables();
+    assert_eq!(tables.policy.values().map(|p| p.action).collect::<Vec<_>>(), [ALLOW, ALLOW]);
+    assert_eq!((tables.rules.len(), tables.networks[&256].flags), (0, 0));
+}
+
+#[rstest]
+#[case::alone(false, RuleSet::AUDIT, RuleSet::ANSWERS)]
+#[case::beside_what_is_open_as_a_whole(
+    true,
+    RuleSet::AUDIT | RuleSet::ANSWERS,
+    RuleSet::AUDIT | RuleSet::ANSWERS
+)]
+fn rules_that_are_tried_let_pass_what_they_do_not_allow(
+    #[case] is_open: bool,
+    #[case] there: u32,
+    #[case] back: u32,
+) {
+    let draft = two_hosts().rule((256, 257), 3, tcp("80"), true);
+    let tables = if is_open { draft.allow(256, 257) } else { draft }.tables();
+    assert_eq!(tables.rules[&direction(256, 257)].flags, there);
+    assert_eq!(tables.rules[&direction(257, 256)].flags, back);
+    assert!(tables.rule_stats.keys().any(|key| key.rule == 0 && key.src_vni == 256));
+}
+
+#[test]
+fn one_rule_in_force_puts_its_direction_in_force() {
+    let draft = two_hosts().rule((256, 257), 3, tcp("80"), true).rule((256, 257), 4, tcp("81"), false);
+    assert_eq!(draft.tables().rules[&direction(256, 257)].flags, 0);
+}
+
+#[test]
+fn endpoints_have_the_bits_of_the_rules_whose_labels_they_have_and_a_change_costs_one_entry() {
+    let (web, db) = (id(1, 256, "10.0.0.2"), id(2, 257, "10.0.1.3"));
+    let draft = || {
+        let ends = two_hosts().endpoint(1, 256, "10.0.0.2").endpoint(2, 257, "10.0.1.3");
+        let rules = ends.rule((256, 257), 3, from_web_to_db(), false).rule((256, 257), 5, tcp("80"), false);
+        rules.labelled(&web, &["app=web", "x=y"])
+    };
+    let key = |vni, peer_vni, ipv4| RuleBitsKey { vni, peer_vni, ipv4 };
+    let sender = (key(256, 257, [10, 0, 0, 2]), RuleBits { src: 1 << 3, dst: 0 });
+    let receiver = (key(257, 256, [10, 0, 1, 3]), RuleBits { src: 0, dst: 1 << 3 });
+    let tables = draft().tables();
+    assert_eq!(tables.rule_bits, BTreeMap::from([sender]));
+    let set = tables.rules[&direction(256, 257)];
+    assert_eq!((set.count, set.src_labelled, set.dst_labelled), (2, 1 << 3, 1 << 3));
+
+    let (before, after) = (draft(), draft().labelled(&db, &["app=db"]));
+    let ledger = Ledger::new(&before.0, before.local());
+    let (ledger, plan) = ledger.follow(&after.0, None, &BTreeSet::from([&db])).expect("a shortcut");
+    assert_eq!((plan.len(), plan.rule_bits.put.clone()), (1, vec![receiver]));
+    let (_, plan) = ledger.follow(&before.0, None, &BTreeSet::from([&db])).expect("a shortcut");
+    assert_eq!((plan.len(), plan.rule_bits.delete.clone()), (1, vec![receiver.0]));
+}
+
 #[test]
 fn where_subnets_overlap_each_network_sees_its_own() {
     let tables = two_hosts().network(300, "10.0.0.0/24").tables();
@@ -319,18 +433,25 @@ fn gateway_device(ifindex: u32) -> GatewayDevice {
     GatewayDevice { ifindex, inner_ifindex: ifindex + 1, mac: Mac([2, 0, 0, 0, 0, 7]), range }
 }
 
-/// An endpoint of many that may claim the same: its identity, host, network and address.
-fn claims() -> impl Strategy<Value = BTreeMap<u64, (u8, u32, u8)>> {
-    proptest::collection::btree_map(0u64..12, (1u8..5, 256u32..259, 2u8..8), 0..12)
+/// An endpoint of many that may claim the same: host, network, address, whether it has the labels of a rule.
+type Claim = (u8, u32, u8, bool);
+
+/// Such endpoints by identity.
+fn claims() -> impl Strategy<Value = BTreeMap<u64, Claim>> {
+    proptest::collection::btree_map(0u64..12, (1u8..5, 256u32..259, 2u8..8, any::<bool>()), 0..12)
 }
 
-fn claimed(claims: &BTreeMap<u64, (u8, u32, u8)>) -> Draft {
+fn claimed(claims: &BTreeMap<u64, Claim>) -> Draft {
     // Host 4 and network 258 are not there.
-    let mut draft = two_hosts().node(3).allow(256, 257);
-    for (number, (host, vni, last)) in claims {
+    let mut draft = two_hosts().node(3).allow(256, 257).rule((256, 257), 3, from_web_to_db(), true);
+    draft = draft.rule((257, 256), 4, from_web_to_db(), true);
+    for (number, (host, vni, last, has_labels)) in claims {
         let Draft(mut one) = Draft::default().endpoint(*host, *vni, &format!("10.0.0.{last}"));
         let (_, mut endpoint) = one.endpoints.pop_first().unwrap();
         endpoint.record.id = format!("{number:016x}").parse().unwrap();
+        if *has_labels {
+            endpoint.record.labels = labels(&[if last % 2 == 0 { "app=web" } else { "app=db" }]);
+        }
         draft.0.endpoints.insert(endpoint.record.id.clone(), endpoint);
     }
     draft
@@ -361,6 +482,7 @@ proptest! {
     fn a_shortcut_over_new_ground_leads_where_the_long_way_leads(
         before in claims(), after in claims(), host in 4u8..8, known in any::<bool>(), policy in any::<bool>(),
         leaves in any::<bool>(), mtu in 1400u16..1600, gateway in proptest::option::of(7u32..9),
+        rule in proptest::option::of(any::<bool>()),
     ) {
         let (mut old, mut new) = (claimed(&before), claimed(&after).node(host));
         if leaves {
@@ -368,6 +490,9 @@ proptest! {
         }
         if policy {
             new = new.network(258, "10.0.2.0/24").allow(256, 258);
+        }
+        if let Some(has_labels) = rule {
+            new = new.rule((256, 257), 7, if has_labels { from_web_to_db() } else { tcp("80") }, false);
         }
         let mut local = Local { host_veths: old.local().host_veths, ..new.local() };
         local.underlay.mtu = mtu;

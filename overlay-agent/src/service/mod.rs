@@ -4,7 +4,7 @@
 //! later step fails. One that changes something runs in a task of its own: a caller that goes away does
 //! not leave it half done.
 //!
-//! * [`networks`], [`attach`], [`detach`], [`policies`], [`publish`]: the operations
+//! * [`networks`], [`attach`], [`detach`], [`labels`], [`policies`], [`rules`], [`publish`]: the operations
 //! * [`claim`]: names and addresses, decided by the store
 //! * [`export`]: the cluster's state as a document
 //! * [`verify`]: what is not as it should be
@@ -17,12 +17,14 @@ mod detach;
 mod endpoints;
 mod error;
 mod export;
+mod labels;
 mod networks;
 mod nodes;
 mod policies;
 mod progress;
 mod publish;
 pub(crate) mod retire;
+mod rules;
 mod verify;
 mod views;
 
@@ -40,13 +42,13 @@ pub use progress::InProgress;
 use crate::{
     agent::{mirror::Mirror, outbox::Outbox, presence::Absences, reconciler, repairs::Repairs},
     api::types::{
-        AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-        MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, PublicationView, RemovedNode,
-        Status,
+        AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachRequest, DetachResult, DropView,
+        EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView, PolicyView,
+        PublicationView, RemovedNode, Status,
     },
     config::Config,
     datapath::Datapath,
-    model::{Cluster, Name, Network, Publication, cluster::Versioned},
+    model::{Cluster, Name, Network, Publication, RuleId, cluster::Versioned},
     netlink::Netlink,
     store::{Failure, Revision, Store, transfer::Exported},
     verify::Verification,
@@ -218,13 +220,41 @@ impl Service {
 
     /// All policies.
     pub async fn policies(&self) -> Result<Vec<PolicyView>> {
-        Ok(policies::list(&self.context))
+        policies::list(&self.context)
     }
 
     /// Lets two networks talk, in both directions.
     pub async fn allow(&self, a: &Name, b: &Name) -> Result<Vec<PolicyView>> {
         let (a, b) = (a.clone(), b.clone());
         self.change(async move |context| policies::allow(&context, &a, &b).await).await
+    }
+
+    /// Adds a rule from one network to another.
+    pub async fn add_rule(&self, from: &Name, to: &Name, rule: NewRule) -> Result<PolicyView> {
+        let (from, to) = (from.clone(), to.clone());
+        self.change(async move |context| rules::add(&context, &from, &to, rule).await).await
+    }
+
+    /// Removes a rule.
+    pub async fn remove_rule(&self, id: RuleId) -> Result<()> {
+        self.change(async move |context| rules::remove(&context, id).await).await
+    }
+
+    /// Leaves the decision between two networks to their rules.
+    pub async fn enforce(&self, a: &Name, b: &Name) -> Result<Vec<PolicyView>> {
+        let (a, b) = (a.clone(), b.clone());
+        self.change(async move |context| rules::enforce(&context, &a, &b).await).await
+    }
+
+    /// Changes the labels of an endpoint.
+    pub async fn change_labels(
+        &self,
+        network: &Name,
+        endpoint: &Name,
+        change: ChangeLabels,
+    ) -> Result<EndpointView> {
+        let (network, endpoint) = (network.clone(), endpoint.clone());
+        self.change(async move |context| labels::change(&context, &network, &endpoint, change).await).await
     }
 
     /// Keeps two networks apart again.

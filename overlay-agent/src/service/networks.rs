@@ -210,14 +210,19 @@ fn has_endpoints(context: &Context, name: &Name, count: usize) -> ServiceError {
     ServiceError::Conflict(format!("network {name} has {count} endpoints ({names}): detach them first"))
 }
 
-/// Removes what is left of a network's addresses, and its policies, in as many steps as the store needs. The network
+/// Removes what is left of a network's addresses, its policies and rules, in as many steps as the store needs. The network
 /// is closed, and removed after them, so that whoever is stopped in between can begin again.
 async fn remove_below(context: &Context, name: &Name) -> Result<()> {
     let addresses = context.store.list(&format!("{ROOT}addresses/{name}/")).await?;
     let cluster = context.cluster();
     let policies = cluster.policies.keys().filter(|(from, to)| from == name || to == name);
     let policies = policies.map(|(from, to)| Key::Policy(from.clone(), to.clone()).to_string());
-    let keys: Vec<String> = addresses.entries.into_iter().map(|entry| entry.key).chain(policies).collect();
+    let rules = cluster.rules.iter().filter(|((from, to), _)| from == name || to == name);
+    let rules = rules.flat_map(|((from, to), rules)| {
+        rules.keys().map(|id| Key::Rule(from.clone(), to.clone(), *id).to_string())
+    });
+    let addresses = addresses.entries.into_iter().map(|entry| entry.key);
+    let keys: Vec<String> = addresses.chain(policies).chain(rules).collect();
     for some in keys.chunks(MAX_OPERATIONS) {
         let transaction = some.iter().fold(Transaction::new(), |transaction, key| transaction.delete(key));
         context.store.commit(transaction).await?;

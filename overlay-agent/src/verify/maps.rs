@@ -34,6 +34,10 @@ pub fn differences(cluster: &Cluster, local: &Local, found: &Tables, wanted: &Ta
         compare(map::FDB, &found.fdb, &wanted.fdb, dump::fdb, |key, _| who.mac(key.vni, Mac(key.mac))),
         compare(map::NEIGH, &found.neigh, &wanted.neigh, dump::neigh, |key, _| who.ip(key.vni, key.ipv4)),
         compare(map::POLICY, &found.policy, &wanted.policy, dump::policy, |key, _| who.vni(key.src_vni)),
+        compare(map::RULES, &found.rules, &wanted.rules, dump::rules, |key, _| who.vni(key.src_vni)),
+        compare(map::RULE_BITS, &found.rule_bits, &wanted.rule_bits, dump::rule_bits, |key, _| {
+            who.ip(key.vni, key.ipv4)
+        }),
         compare(map::ROUTES, &found.routes, &wanted.routes, dump::route, |_, vni| who.vni(*vni)),
         compare(
             map::GATEWAY,
@@ -58,6 +62,13 @@ pub fn differences(cluster: &Cluster, local: &Local, found: &Tables, wanted: &Ta
             &wanted.endpoint_stats,
             |ifindex, ()| serde_json::json!({ "ifindex": ifindex }),
             |ifindex, ()| who.veth(*ifindex),
+        ),
+        compare(
+            map::RULE_STATS,
+            &found.rule_stats,
+            &wanted.rule_stats,
+            |key, ()| dump::rule_key(key),
+            |key, ()| who.vni(key.src_vni),
         ),
     ]
     .concat()

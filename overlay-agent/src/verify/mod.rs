@@ -132,7 +132,8 @@ impl Concerns {
             | Key::Endpoint(network, _)
             | Key::Mac(network, _)
             | Key::Address(network, _)
-            | Key::Policy(network, _) => Self::network(network),
+            | Key::Policy(network, _)
+            | Key::Rule(network, ..) => Self::network(network),
             Key::Node(node) | Key::Alive(node) => Self::node(node),
             _ => Self::default(),
         }

@@ -114,7 +114,7 @@ impl Listed<'_> {
                     .is_ok_and(|n: Name| self.cluster.networks.contains_key(&n)),
                 "it is claimed for a network that is not there: nobody can use it",
             ),
-            Key::Policy(from, to) => (
+            Key::Policy(from, to) | Key::Rule(from, to, _) => (
                 [from, to].iter().all(|name| self.cluster.networks.contains_key(*name)),
                 "it speaks of a network that is not there",
             ),
@@ -233,6 +233,7 @@ mod tests {
     #[case("networks/net", "{")]
     #[case("unknown", "1")]
     #[case("policies/net/other", r#"{"action":"allow"}"#)]
+    #[case("rules/net/other/0a1b2c3d", r#"{"slot":0}"#)]
     #[case("names/net/box", "\"ffffffffffffffff\"")]
     fn a_value_that_makes_no_sense_is_named(#[case] key: &str, #[case] value: &str) {
         let mut keys = whole();

@@ -8,17 +8,17 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode},
     middleware::{self, Next},
     response::Response,
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 
 use super::reply::{Body, Failure, Params};
 use crate::{
     api::types::{
-        AttachRequest, AttachResult, CreateNetwork, DetachRequest, DetachResult, DropView, EndpointView,
-        MapDump, MapView, NetworkView, NodeDetail, NodeView, PolicyView, PublicationView, RemoveNode,
-        RemovedNode, STALE_HEADER, Status,
+        AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachRequest, DetachResult, DropView,
+        EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView, PolicyView,
+        PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
     },
-    model::{Name, Publication},
+    model::{Name, Publication, RuleId},
     service::Service,
     store::transfer::Exported,
     verify::Verification,
@@ -33,6 +33,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{network}", get(network).delete(remove_network))
         .route("/v1/networks/{network}/endpoints", post(attach))
+        .route("/v1/networks/{network}/endpoints/{endpoint}/labels", post(change_labels))
         .route("/v1/networks/{network}/endpoints/{endpoint}/published", post(publish).delete(unpublish))
         .route("/v1/networks/{network}/detach", post(detach))
         .route("/v1/endpoints", get(endpoints))
@@ -43,6 +44,9 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/published", get(publications))
         .route("/v1/policies", get(policies))
         .route("/v1/policies/{a}/{b}", put(allow).delete(deny))
+        .route("/v1/policies/{a}/{b}/rules", post(add_rule))
+        .route("/v1/policies/{a}/{b}/enforce", post(enforce))
+        .route("/v1/rules/{id}", delete(remove_rule))
         .route("/v1/status", get(status))
         .route("/v1/ready", get(ready))
         .route("/v1/store/export", get(export))
@@ -151,6 +155,37 @@ async fn deny(
 ) -> Result<StatusCode, Failure> {
     service.deny(&a, &b).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn add_rule(
+    State(service): State<Agent>,
+    Params((from, to)): Params<(Name, Name)>,
+    Body(rule): Body<NewRule>,
+) -> Answer<PolicyView> {
+    Ok(Json(service.add_rule(&from, &to, rule).await?))
+}
+
+async fn remove_rule(
+    State(service): State<Agent>,
+    Params(id): Params<RuleId>,
+) -> Result<StatusCode, Failure> {
+    service.remove_rule(id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn enforce(
+    State(service): State<Agent>,
+    Params((a, b)): Params<(Name, Name)>,
+) -> Answer<Vec<PolicyView>> {
+    Ok(Json(service.enforce(&a, &b).await?))
+}
+
+async fn change_labels(
+    State(service): State<Agent>,
+    Params((network, endpoint)): Params<(Name, Name)>,
+    Body(change): Body<ChangeLabels>,
+) -> Answer<EndpointView> {
+    Ok(Json(service.change_labels(&network, &endpoint, change).await?))
 }
 
 async fn publications(State(service): State<Agent>) -> Answer<Vec<PublicationView>> {

@@ -198,8 +198,18 @@ impl Change {
 
 /// What is referred to before what refers to it.
 fn rank(key: &str) -> usize {
-    const ORDER: [&str; 9] =
-        ["cluster", "networks", "vnis", "subnets", "nodes", "policies", "addresses", "macs", "names"];
+    const ORDER: [&str; 10] = [
+        "cluster",
+        "networks",
+        "vnis",
+        "subnets",
+        "nodes",
+        "policies",
+        "rules",
+        "addresses",
+        "macs",
+        "names",
+    ];
     let kind = key.strip_prefix(ROOT).and_then(|rest| rest.split('/').next()).unwrap_or_default();
     match kind {
         "endpoints" => ORDER.len() + 1,
