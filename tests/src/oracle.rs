@@ -12,6 +12,7 @@
 
 mod expected;
 mod kernel;
+mod rules;
 mod store;
 
 use std::{collections::BTreeSet, time::Duration};

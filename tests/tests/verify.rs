@@ -28,7 +28,7 @@ const A_MINUTE: Duration = Duration::from_secs(60 + 2);
 /// How often the agent may be quicker than the test before that is a failure.
 const TRIES: usize = 5;
 
-/// Two hosts with XDP, two networks joined by policy, a container of the first network on each host.
+/// Two hosts with XDP, two networks joined by policy and a third by a rule, a container of the first on each host.
 struct World {
     a: Container,
     b: Container,
@@ -41,6 +41,10 @@ impl World {
         cluster.network("other", &[]);
         let (a, b) = cluster.pair();
         cluster.hosts[0].overlay(&["policy", "allow", "net", "other"]);
+        cluster.network("third", &[]);
+        let rule = ["policy", "allow", "net", "third", "--proto", "tcp", "--from-label", "app=web"];
+        cluster.hosts[0].overlay(&rule);
+        cluster.hosts[0].overlay(&["endpoint", "label", "net", "a", "app=web"]);
         let world = Self { a, b, cluster };
         expect_agreement(&world.cluster);
         assert_eq!(world.verify(&[]).0.code, Some(0));
@@ -195,20 +199,23 @@ impl Drift {
     }
 }
 
-const HASHES: [&str; 8] = [
+const HASHES: [&str; 11] = [
     map::NETWORKS,
     map::VTEP_MEMBERS,
     map::ENDPOINTS,
     map::FDB,
     map::NEIGH,
     map::POLICY,
+    map::RULES,
+    map::RULE_BITS,
     map::ROUTES,
     map::ENDPOINT_STATS,
+    map::RULE_STATS,
 ];
 const ARRAYS: [&str; 2] = [map::CONFIG, map::VTEPS];
 
 fn map_drifts() -> Vec<Drift> {
-    let counted = |map: &&&str| **map != map::ENDPOINT_STATS;
+    let counted = |map: &&&str| ![map::ENDPOINT_STATS, map::RULE_STATS].contains(*map);
     let drift = |verb: &str, map: &'static str, make: fn(&World, &str)| {
         Drift::new(&format!("{verb} an entry of {map}"), "map", map, move |world| make(world, map))
     };

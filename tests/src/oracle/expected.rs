@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     kernel::{BRIDGE, GATEWAY, GATEWAY_INNER, Kernel, TUNNEL},
+    rules,
     store::{Records, number, text},
 };
 use crate::{host::Host, underlay::UNDERLAY_IFNAME};
@@ -79,14 +80,18 @@ impl<'a> Expected<'a> {
             let (vni, gateway, subnet) =
                 (number(network, "vni"), text(network, "gateway"), network_of(network));
             let mtu = network["mtu"].as_u64().map_or(most, |mtu| mtu.min(most));
-            let flags = u8::from(network["internal"] == true);
+            let ruled = if rules::decide_for(self.records, name) { 256 } else { 0 };
+            let flags = u16::from(network["internal"] == true) + ruled;
             let mac = mac_of(gateway);
             self.line(format!("networks: {vni} gateway {gateway} {mac} mtu {mtu} flags {flags}"));
             self.line(format!("neigh: {vni} {gateway} {mac}"));
             self.line(format!("routes: for {vni} {subnet} is in {vni}"));
-            for other in self.allowed(name) {
+            for other in rules::reachable(self.records, name) {
                 let there = &self.records.get(&format!("networks/{other}")).cloned().unwrap_or_default();
-                self.line(format!("policy: {vni} {} 1", number(there, "vni")));
+                let decide = rules::decide(self.records, name, other);
+                self.line(format!("policy: {vni} {} {}", number(there, "vni"), if decide { 2 } else { 1 }));
+                self.lines
+                    .extend(decide.then(|| rules::lines(self.records, name, other)).into_iter().flatten());
                 self.line(format!("routes: for {vni} {} is in {}", network_of(there), number(there, "vni")));
             }
             let lowest = everywhere.entry(subnet).or_insert(vni);
@@ -97,12 +102,6 @@ impl<'a> Expected<'a> {
         self.lines.extend(everywhere);
     }
 
-    /// Networks that containers of this one may send to.
-    fn allowed(&self, network: &str) -> Vec<&'a str> {
-        let pairs = self.records.of("policies").filter_map(|(pair, _)| pair.split_once('/'));
-        pairs.filter(|(from, _)| *from == network).map(|(_, to)| to).collect()
-    }
-
     fn endpoints(&mut self) {
         for (_, endpoint) in self.records.of("endpoints") {
             let (network, node) = (text(endpoint, "network"), text(endpoint, "node"));
@@ -111,6 +110,7 @@ impl<'a> Expected<'a> {
                 continue;
             }
             self.line(format!("neigh: {vni} {ip} {mac}"));
+            self.lines.extend(rules::bits(self.records, network, endpoint));
             if node == self.host.label() {
                 let veth = format!("ovl{}", &text(endpoint, "id")[..12]);
                 let ifindex = self.ifindex(&veth);
@@ -127,7 +127,8 @@ impl<'a> Expected<'a> {
             }
             let vtep = self.vtep(node);
             self.line(format!("fdb: {vni} {mac} veth 0 vtep {vtep} header to {vtep}"));
-            for vni in [network].into_iter().chain(self.allowed(network)).map(|name| self.records.vni(name)) {
+            for network in rules::reachable(self.records, network).into_iter().chain([network]) {
+                let vni = self.records.vni(network);
                 self.lines.insert(format!("vtep_members: {vni} {vtep}"));
             }
         }

@@ -125,6 +125,14 @@ fn map_lines(host: &Host) -> Vec<String> {
         }),
         of("neigh", &|key, n| format!("neigh: {} {} {}", key["vni"], dotted(&key["ipv4"]), mac(&n["mac"]))),
         of("policy", &|key, p| format!("policy: {} {} {}", key["src_vni"], key["dst_vni"], p["action"])),
+        of("rules", &|key, set| rules_line(key, set)),
+        of("rule_bits", &|key, bits| {
+            let ip = dotted(&key["ipv4"]);
+            format!("rule_bits: {} {} {ip} {} {}", key["vni"], key["peer_vni"], bits["src"], bits["dst"])
+        }),
+        of("rule_stats", &|key, _| {
+            format!("rule_stats: {} {} {}", key["src_vni"], key["dst_vni"], key["rule"])
+        }),
         of("routes", &|key, vni| {
             let (data, length) = (&key["data"], number(key, "prefix_len") - 32);
             let scope = u32::try_from(number(data, "scope_vni_be")).unwrap_or_default().swap_bytes();
@@ -134,6 +142,25 @@ fn map_lines(host: &Host) -> Vec<String> {
         vteps.values().map(Header::line).collect(),
     ]
     .concat()
+}
+
+/// A direction's rules, in no order.
+fn rules_line(key: &Value, set: &Value) -> String {
+    let count = usize::try_from(number(set, "count")).unwrap_or_default();
+    let rules = set["rules"].as_array().into_iter().flatten().take(count).map(|rule| {
+        let field = |name: &str| number(rule, name).to_string();
+        ["id", "slot", "protocol", "protocol_mask", "first_port", "last_port"].map(field).join(" ")
+    });
+    let rules: BTreeSet<String> = rules.collect();
+    format!(
+        "rules: {} {} flags {} labelled {} {}: {}",
+        key["src_vni"],
+        key["dst_vni"],
+        set["flags"],
+        set["src_labelled"],
+        set["dst_labelled"],
+        rules.into_iter().collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// An outer header, as it would begin a packet.

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod gateway;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod world;
 
 use std::net::Ipv4Addr;

@@ -12,12 +12,13 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
-    network::{FLAG_INTERNAL, Network},
-    policy::{ALLOW, Policy, PolicyKey},
+    network::{FLAG_INTERNAL, FLAG_RULES, Network},
+    policy::{ALLOW, Policy, PolicyKey, RULES, RuleBits, RuleBitsKey, RuleSet},
     route::{ANY_NETWORK, RouteKey, SCOPE_BITS},
-    stats::{DropCount, DropKey, EndpointStats},
+    stats::{DropCount, DropKey, EndpointStats, RuleCount, RuleKey},
     verdict::DropReason,
     vtep::{self, Vtep, VtepMemberKey},
     wire::outer::{OuterHeader, TunnelEnd},
@@ -142,6 +143,52 @@ impl World {
         let mut map: HashMap<_, u32, Network> = self.ebpf.map_mut(map::NETWORKS).unwrap().try_into().unwrap();
         let network = map.get(&VNI, 0).unwrap();
         map.insert(VNI, Network { flags: FLAG_INTERNAL, ..network }, 0).unwrap();
+    }
+
+    /// Lets rules decide in one direction between the network of the container under test and the one it is routed to.
+    pub fn set_rules(&mut self, direction: PolicyKey, rules: RuleSet) {
+        let ids = rules.rules.iter().take(rules.count as usize).map(|rule| rule.id).chain([0]);
+        let cpus = aya::util::nr_cpus().unwrap();
+        for rule in ids {
+            let key = RuleKey { src_vni: direction.src_vni, dst_vni: direction.dst_vni, rule };
+            let zero = vec![RuleCount::default(); cpus].try_into().unwrap();
+            let mut map: PerCpuHashMap<_, RuleKey, RuleCount> =
+                self.ebpf.map_mut(map::RULE_STATS).unwrap().try_into().unwrap();
+            map.insert(key, zero, 0).unwrap();
+        }
+        self.put(map::RULES, direction, rules);
+        self.put(map::POLICY, direction, Policy { action: RULES });
+        self.add_route(direction.src_vni, direction.dst_vni);
+        let mut map: HashMap<_, u32, Network> = self.ebpf.map_mut(map::NETWORKS).unwrap().try_into().unwrap();
+        let network = map.get(&direction.src_vni, 0).unwrap();
+        map.insert(direction.src_vni, Network { flags: FLAG_RULES, ..network }, 0).unwrap();
+    }
+
+    /// Says which rules' labels an endpoint has.
+    pub fn set_bits(&mut self, (vni, peer_vni): (u32, u32), endpoint: Addr, bits: RuleBits) {
+        self.put(map::RULE_BITS, RuleBitsKey { vni, peer_vni, ipv4: endpoint.ip.octets() }, bits);
+    }
+
+    /// Packets and flows that a rule let through.
+    pub fn counted(&self, direction: PolicyKey, rule: u32) -> (u64, u64) {
+        let map: PerCpuHashMap<_, RuleKey, RuleCount> =
+            self.ebpf.map(map::RULE_STATS).unwrap().try_into().unwrap();
+        let key = RuleKey { src_vni: direction.src_vni, dst_vni: direction.dst_vni, rule };
+        let counts = map.get(&key, 0).unwrap();
+        (counts.iter().map(|count| count.packets).sum(), counts.iter().map(|count| count.flows).sum())
+    }
+
+    /// The flows that are remembered.
+    pub fn flows(&self) -> Vec<(FlowKey, Flow)> {
+        let map: HashMap<_, FlowKey, Flow> = self.ebpf.map(map::FLOWS).unwrap().try_into().unwrap();
+        map.iter().map(Result::unwrap).collect()
+    }
+
+    /// Makes all flows idle for that much longer.
+    pub fn age_flows(&mut self, by_ns: u64) {
+        for (key, flow) in self.flows() {
+            self.put(map::FLOWS, key, Flow { seen_ns: flow.seen_ns - by_ns, ..flow });
+        }
     }
 
     /// Sets the host's flags.
