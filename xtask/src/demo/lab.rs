@@ -106,9 +106,9 @@ impl Lab {
         inside(container, &["timeout", PATIENCE, "nc", "-l", "-v", "-n", port])
     }
 
-    /// Connects from the world.
-    pub fn connect(&self, address: &str, port: &str) -> Command {
-        inside(WORLD, &["nc", "-z", "-n", "-w", "2", address, port])
+    /// Connects, from a container or from the world.
+    pub fn connect(&self, from: &str, address: &str, port: &str) -> Command {
+        inside(from, &["nc", "-z", "-n", "-w", "2", address, port])
     }
 
     /// Shows the next VXLAN packet on a host's underlay device.

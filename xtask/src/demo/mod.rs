@@ -83,6 +83,7 @@ fn play(lab: &Lab, script: &mut Script) {
     containers(lab, script);
     crossing(lab, script);
     isolation(lab, script);
+    allowing(lab, script);
     joining(lab, script);
     world(lab, script);
     maps(lab, script);
@@ -152,6 +153,21 @@ fn isolation(lab: &Lab, script: &mut Script) {
     script.expect("host2 counted why: policy_denied, from bbox3", drops.has(&["policy_denied", "bbox3"]));
 }
 
+fn allowing(lab: &Lab, script: &mut Script) {
+    script.heading("Policy opens one port from ov_net2 to ov_net1, and no more");
+    let rule = ["policy", "allow", "ov_net2", "ov_net1", "--proto", "tcp", "--port", "5432", "--one-way"];
+    let allowed = script.run(lab.overlay("host1", &rule));
+    script.expect("the rule is in force", allowed.succeeded());
+    let seen = script
+        .run_during(lab.listen("bbox1", "5432"), "Listening", || lab.connect("bbox3", "10.0.0.2", "5432"));
+    script.expect("bbox3 connects to bbox1 there, under its own address", seen.has(&["10.0.1.2"]));
+    let ping = script.run(lab.ping("bbox3", "10.0.0.2"));
+    script.expect("but it still cannot ping it", ping.failed());
+    let denied = script.run(lab.overlay("host1", &["policy", "deny", "ov_net2", "ov_net1"]));
+    let connection = script.run(lab.connect("bbox3", "10.0.0.2", "5432"));
+    script.expect("denied, the port is closed again", denied.succeeded() && connection.failed());
+}
+
 fn joining(lab: &Lab, script: &mut Script) {
     script.heading("A container joins a second network");
     let attached = script.run(lab.attach("host2", "ov_net1", "bbox3"));
@@ -171,8 +187,9 @@ fn world(lab: &Lab, script: &mut Script) {
     script.expect("bbox1 reaches a machine outside the overlay", ping.succeeded());
     let published = script.run(lab.overlay("host1", &["publish", "ov_net1", "bbox1", "8080:80"]));
     script.expect("port 8080 of host1 leads to bbox1", published.succeeded());
-    let seen =
-        script.run_during(lab.listen("bbox1", "80"), "Listening", || lab.connect("192.168.77.1", "8080"));
+    let seen = script.run_during(lab.listen("bbox1", "80"), "Listening", || {
+        lab.connect(lab::WORLD, "192.168.77.1", "8080")
+    });
     script.expect("the world connects to it, and bbox1 sees who it is", seen.has(&["192.168.77.200"]));
 }
 
