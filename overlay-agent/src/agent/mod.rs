@@ -195,13 +195,13 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         repairs: Arc::clone(&repairs),
         resolv_confs: resolv_conf::Files::new(Path::new(paths::NETNS_CONFIG_DIR), &config.paths.run_dir),
     })?;
-    tokio::spawn(names::serve(names::Parts {
+    let names = names::serve(names::Parts {
         node: config.node.clone(),
         cluster: mirror.cluster(),
         absences: absences.clone(),
         reports: reconciler.reports(),
         upstream,
-    }));
+    });
     tokio::spawn(containers::guard(mirror.cluster(), reconciler.reports(), Arc::clone(&repairs)));
     tokio::spawn(membership::announce(footing, identity, reconciler.reports()));
     let service = Service::new(Context {
@@ -211,6 +211,7 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
         mirror,
         outbox,
         sign_of_life: membership.errors(),
+        names,
         absences,
         netlink,
         datapath,

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{lock, presence::Absences, reconciler::Report};
 use crate::{
-    dns::{Asker, PORT, Resolver, ServerAddress, Sources, Upstream, UpstreamError, WhoIs},
+    dns::{Asker, PORT, Resolver, ServerAddress, Sources, Trouble, Upstream, UpstreamError, WhoIs},
     model::{Cluster, Endpoint, EndpointId, Name},
     reconcile::desired::GatewayDevice,
 };
@@ -45,8 +45,15 @@ pub struct Parts {
     pub upstream: Option<Upstream>,
 }
 
-/// Keeps a resolver at the agent's address, until there are no more reports.
-pub async fn serve(parts: Parts) {
+/// Keeps a resolver at the agent's address, until there are no more reports; tells why names are not answered.
+#[must_use]
+pub fn serve(parts: Parts) -> watch::Receiver<Option<String>> {
+    let (trouble, receiver) = watch::channel(None);
+    tokio::spawn(follow(parts, trouble));
+    receiver
+}
+
+async fn follow(parts: Parts, trouble: Trouble) {
     let Parts { node, cluster, absences, mut reports, upstream } = parts;
     let who_is = who_is(reports.clone(), cluster.clone());
     let sources = Sources { here: node, cluster, absences, who_is, upstream: upstream.map(Arc::new) };
@@ -56,7 +63,9 @@ pub async fn serve(parts: Parts) {
         if running.as_ref().map(|(address, _)| *address) != wanted {
             // First the old one goes: it may be the same address in a smaller range.
             drop(running.take());
-            let start = |address: Ipv4Addr| Resolver::start(sources.clone(), (address, PORT).into());
+            trouble.send_replace(None);
+            let start =
+                |address: Ipv4Addr| Resolver::start(sources.clone(), (address, PORT).into(), trouble.clone());
             running = wanted.map(|address| (address, start(address)));
         }
         if reports.changed().await.is_err() {

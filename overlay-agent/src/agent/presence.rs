@@ -266,8 +266,8 @@ pub(super) mod tests {
     }
     #[tokio::test]
     async fn whoever_waits_keeps_no_hold_of_the_clusters_state() {
-        let (cluster, receiver) = tokio::sync::watch::channel(Arc::new(Bench::new().cluster));
-        let (_stale, stale) = tokio::sync::watch::channel(None);
+        let (cluster, receiver) = watch::channel(Arc::new(Bench::new().cluster));
+        let (_stale, stale) = watch::channel(None);
         let mut absences = watch(receiver, stale, LEASE);
         absences.changed().await.unwrap();
         assert_eq!(Arc::strong_count(&cluster.borrow()), 1);

@@ -62,15 +62,18 @@ pub struct Sources {
     pub upstream: Option<Arc<Upstream>>,
 }
 
+/// Where a resolver says why names are not answered just now.
+pub type Trouble = watch::Sender<Option<String>>;
+
 /// Answers on an address until dropped.
 pub struct Resolver(JoinHandle<()>);
 
 impl Resolver {
     /// Starts to answer, as soon as the address is there.
     #[must_use]
-    pub fn start(sources: Sources, address: SocketAddr) -> Self {
+    pub fn start(sources: Sources, address: SocketAddr, trouble: Trouble) -> Self {
         Self(tokio::spawn(async move {
-            let sockets = Sockets::bind_when_there(address).await;
+            let sockets = Sockets::bind_when_there(address, &trouble).await;
             tracing::info!(%address, "answering names");
             sockets.serve(Handler::new(sources)).await;
         }))

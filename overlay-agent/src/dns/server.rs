@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::{
+    Trouble,
     handler::{Handler, Outcome, Response},
     limits::{Turn, Turns},
 };
@@ -42,17 +43,15 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Takes an address as soon as it is there.
-    pub async fn bind_when_there(address: SocketAddr) -> Self {
-        let mut said = false;
+    /// Takes an address as soon as it is there, and free.
+    pub async fn bind_when_there(address: SocketAddr, trouble: &Trouble) -> Self {
         loop {
             match Self::bind(address).await {
-                Ok(sockets) => return sockets,
-                Err(e) if said => tracing::debug!(%address, reason = %e, "names are not answered yet"),
-                Err(e) => {
-                    said = true;
-                    tracing::warn!(%address, reason = %e, "names are not answered yet; trying again");
+                Ok(sockets) => {
+                    trouble.send_replace(None);
+                    return sockets;
                 }
+                Err(e) => note(trouble, format!("names are not answered on {address}: {e}; tried again")),
             }
             sleep(RETRY).await;
         }
@@ -71,6 +70,18 @@ impl Sockets {
         let handler = Arc::new(handler);
         tokio::join!(datagrams(Arc::new(self.udp), Arc::clone(&handler)), connections(self.tcp, handler));
     }
+}
+
+/// Says it once, however often it happens.
+fn note(trouble: &Trouble, reason: String) {
+    trouble.send_if_modified(|known| {
+        let is_new = known.as_ref() != Some(&reason);
+        if is_new {
+            tracing::warn!(reason);
+            *known = Some(reason);
+        }
+        is_new
+    });
 }
 
 async fn datagrams(socket: Arc<UdpSocket>, handler: Arc<Handler>) {

@@ -26,8 +26,9 @@ use tokio::{
 };
 
 use super::{
-    Resolver, ServerAddress, Sources, Upstream,
+    Resolver, ServerAddress, Sources, Trouble, Upstream,
     handler::{Handler, Outcome},
+    server::Sockets,
 };
 use crate::{
     agent::presence::Absences,
@@ -143,8 +144,12 @@ impl Lab {
             upstream: has_upstream.then(|| Arc::new(Upstream::new(&[ServerAddress(world_address)]).unwrap())),
         };
         let address = free_address();
-        let lab =
-            Self { address, _resolver: Resolver::start(sources, address), _world: world, _cluster: sender };
+        let lab = Self {
+            address,
+            _resolver: Resolver::start(sources, address, Trouble::new(None)),
+            _world: world,
+            _cluster: sender,
+        };
         while TcpStream::connect(address).await.is_err() {
             tokio::task::yield_now().await;
         }
@@ -387,4 +392,18 @@ async fn what_is_no_query_does_no_harm(#[case] bytes: Vec<u8>) {
     let mut stream = TcpStream::connect(lab.address).await.unwrap();
     stream.write_all(&bytes).await.unwrap();
     assert_eq!(addresses(&lab.udp("web.", RecordType::A).await).len(), 1);
+}
+
+#[tokio::test]
+async fn an_address_that_somebody_has_is_reported_and_taken_as_soon_as_it_is_free() {
+    let holder = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
+    let address = holder.local_addr().unwrap();
+    let (trouble, mut reported) = watch::channel(None);
+    let sockets = tokio::spawn(async move { Sockets::bind_when_there(address, &trouble).await });
+    let reason = timeout(PATIENCE, reported.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
+    let reason: String = reason.unwrap();
+    assert!(reason.contains(&address.to_string()) && reason.contains("in use"), "{reason}");
+    drop(holder);
+    timeout(PATIENCE, sockets).await.unwrap().unwrap();
+    assert_eq!(*reported.borrow(), None);
 }

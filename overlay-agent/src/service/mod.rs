@@ -70,6 +70,8 @@ pub struct Context {
     pub outbox: Arc<Outbox>,
     /// Why the last sign of life could not be given.
     pub sign_of_life: watch::Receiver<Option<String>>,
+    /// Why names are not answered just now.
+    pub names: watch::Receiver<Option<String>>,
     /// Which nodes count as down.
     pub absences: watch::Receiver<Absences>,
     /// The kernel's devices.

@@ -57,7 +57,8 @@ pub fn status(context: &Context) -> Status {
 
 /// What is not as it should be, and what was lost.
 fn warnings(context: &Context, lost: BTreeSet<String>) -> Vec<String> {
-    context.warnings.iter().cloned().chain(context.mirror.notices()).chain(lost).collect()
+    let names = context.names.borrow().clone();
+    context.warnings.iter().cloned().chain(context.mirror.notices()).chain(names).chain(lost).collect()
 }
 
 fn store_error(context: &Context) -> Option<String> {

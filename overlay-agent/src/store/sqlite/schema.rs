@@ -77,6 +77,11 @@ impl Place {
         &self.url
     }
 
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The directory of the file: there SQLite keeps its write-ahead log too.
     pub(super) fn directory(&self) -> &Path {
         self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -96,10 +101,8 @@ impl Place {
         Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
     }
 
-    /// Wakes whoever watches the directory, in this and other processes.
-    ///
-    /// The write to the log wakes them as well, but before the commit can be seen; this comes after. When it
-    /// fails they see the commit at their next poll.
+    /// Wakes whoever watches the file, in this and other processes, now that a commit can be seen. When it fails they
+    /// see the commit at their next poll.
     pub(super) fn announce(&self) {
         let (leave, now) = (TimeSpec::UTIME_OMIT, TimeSpec::UTIME_NOW);
         let _ = utimensat(AT_FDCWD, &self.path, &leave, &now, UtimensatFlags::FollowSymlink);

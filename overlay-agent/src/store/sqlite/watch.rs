@@ -1,13 +1,14 @@
 //! Following the changelog: who wakes a follower, and what it reads then.
 //!
-//! SQLite does not tell one process of another's commit. Each client watches the store's directory with
-//! inotify, since every commit writes there; a follower then reads what is new. Should an event be missed, the
-//! next poll finds the change.
+//! SQLite does not tell one process of another's commit. Each client watches the store's file with inotify: whoever
+//! has committed touches it ([`Place::announce`]), and a follower then reads what is new. The log beside it is not
+//! watched: it is written several times before a commit can be seen, and a hundred agents would wake each time.
+//! Should an event be missed, or somebody else commit who does not announce it, the next poll finds the change.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream::BoxStream};
-use inotify::{EventMask, EventStream, Inotify, WatchMask};
+use inotify::{EventMask, EventStream, Inotify, WatchMask, Watches};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -46,7 +47,7 @@ impl Pulse {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (place, clock) = (Arc::clone(place), clock.clone());
         let (reader, writer) = (Arc::clone(reader), Arc::clone(writer));
-        let heart = Heart { events: watch_directory(&place), place, clock, reader, writer, ticks, beat };
+        let heart = Heart { events: watch_place(&place), place, clock, reader, writer, ticks, beat };
         Self { beats, task: tokio::spawn(heart.run()) }
     }
 }
@@ -98,8 +99,12 @@ impl Heart {
     /// Lets both connections see whether the file is still theirs, and ends leases. What fails here fails for
     /// whoever uses the store too, and is reported there.
     async fn look(&mut self) {
-        if self.events.is_none() {
-            self.events = watch_directory(&self.place);
+        match &self.events {
+            None => self.events = watch_place(&self.place),
+            // Another file may be there by now; one that is watched already stays so.
+            Some(events) => watch_file(&mut events.watches(), &self.place).unwrap_or_else(|error| {
+                tracing::debug!(%error, store = self.place.url(), "file not watched; polling");
+            }),
         }
         let clock = self.clock.clone();
         let place = Arc::clone(&self.place);
@@ -117,9 +122,8 @@ impl Heart {
     }
 }
 
-fn watch_directory(place: &Place) -> Option<Events> {
-    let mask = WatchMask::MODIFY
-        | WatchMask::CREATE
+fn watch_place(place: &Place) -> Option<Events> {
+    let mask = WatchMask::CREATE
         | WatchMask::DELETE
         | WatchMask::MOVE
         | WatchMask::DELETE_SELF
@@ -127,9 +131,14 @@ fn watch_directory(place: &Place) -> Option<Events> {
     let watched = || {
         let inotify = Inotify::init()?;
         inotify.watches().add(place.directory(), mask)?;
+        watch_file(&mut inotify.watches(), place)?;
         inotify.into_event_stream([0; 4096])
     };
     watched().inspect_err(|error| tracing::debug!(%error, store = place.url(), "no inotify; polling")).ok()
+}
+
+fn watch_file(watches: &mut Watches, place: &Place) -> io::Result<()> {
+    watches.add(place.path(), WatchMask::MODIFY).map(drop)
 }
 
 /// Waits for the next events and takes all that are there.
@@ -146,7 +155,7 @@ async fn next_wake(events: &mut Option<Events>) -> Wake {
     wake
 }
 
-fn wake_of<T>(event: Option<std::io::Result<inotify::Event<T>>>) -> Wake {
+fn wake_of<T>(event: Option<io::Result<inotify::Event<T>>>) -> Wake {
     let Some(Ok(event)) = event else { return Wake::Blind };
     if event.mask.intersects(EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::MOVE_SELF) {
         Wake::Blind
