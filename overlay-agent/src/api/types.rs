@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use overlay_common::{mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Allowance, EndpointId, Labels, Name, Publication, RuleId, Timestamp};
+use crate::model::{Allowance, EndpointId, Labels, Name, Owner, Publication, RuleId, Timestamp};
 
 /// `POST /v1/networks`. What is left out is chosen: see [`crate::ipam`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -101,6 +101,9 @@ pub struct AttachRequest {
     /// Ports of this host that are to lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publication>,
+    /// The front end that asks, and what it calls the attachment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
 }
 
 /// Answer to an attach: a CNI result (specification 1.1.0) and what of ours belongs to it.
@@ -209,6 +212,9 @@ pub struct EndpointView {
     /// Ports of its node that lead to it.
     #[serde(default)]
     pub published: Vec<Publication>,
+    /// The front end that had it made; nobody if it was attached by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
     /// What only its own node knows.
     pub local: Option<LocalEndpointView>,
 }

@@ -113,7 +113,8 @@ impl Attach {
     pub(super) fn request(self) -> (Name, AttachRequest) {
         let Self { network, container, name, aliases, labels, ifname, ip, mac, publish } = self;
         let netns = container.netns.or(container.pid).expect("clap demands one of the group");
-        (network, AttachRequest { netns, name, aliases, labels: labels.into(), ifname, ip, mac, publish })
+        let labels = labels.into();
+        (network, AttachRequest { netns, name, aliases, labels, ifname, ip, mac, publish, owner: None })
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) enum Command {
         after_help = "Examples:\n  overlay endpoint ls -o json\n  overlay endpoint ls --filter node=host1"
     )]
     Ls {
-        /// Only those that fit: name=…, network=…, node=…, label=KEY or label=KEY=VALUE; may be given several times
+        /// Only those that fit: name=…, network=…, node=…, owner=cni|docker|netavark, label=KEY or label=KEY=VALUE; may be given several times
         #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = Filter::parser(FILTER_FIELDS))]
         filters: Vec<Filter>,
     },
@@ -72,12 +72,13 @@ impl Command {
     }
 }
 
-const FILTER_FIELDS: &[&str] = &["name", "network", "node"];
+const FILTER_FIELDS: &[&str] = &["name", "network", "node", "owner"];
 
-fn fits(endpoint: &EndpointView, filters: &[Filter]) -> bool {
+pub(super) fn fits(endpoint: &EndpointView, filters: &[Filter]) -> bool {
     let field = |field: &str| match field {
         "network" => endpoint.network.to_string(),
         "node" => endpoint.node.to_string(),
+        "owner" => endpoint.owner.as_ref().map_or_else(String::new, |owner| owner.front_end.to_string()),
         _ => endpoint.name.to_string(),
     };
     filters.iter().all(|filter| filter.fits(&endpoint.labels, field))
@@ -114,6 +115,7 @@ fn detail(endpoint: &EndpointView, style: Style) -> String {
         field("namespace", &endpoint.netns),
         field("aliases", &aliases(endpoint)),
         field("labels", &labels::shown(&endpoint.labels)),
+        field("owner", &or_dash(endpoint.owner.as_ref())),
     ];
     fields.extend(endpoint.published.iter().map(|publication| field("published", publication)));
     let Some(local) = &endpoint.local else { return style.fields(&fields) };

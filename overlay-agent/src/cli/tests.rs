@@ -13,7 +13,7 @@ use crate::api::types::{
     GatewayView, LocalEndpointView, MapDump, MapView, NetnsRef, NetworkView, NodeDetail, NodeState, NodeView,
     PolicyAction, PolicyView, RemovedNode, RuleCounts, StaleView, Status, UnderlayView, XdpView,
 };
-use crate::model::{Allowance, Timestamp, Traffic};
+use crate::model::{Allowance, FrontEnd, Owner, Timestamp, Traffic};
 
 const PLAIN: Style = Style { colour: false };
 
@@ -175,6 +175,7 @@ fn an_argument_that_is_no_text_is_refused() {
 fn endpoint(name: &str) -> EndpointView {
     EndpointView {
         published: Vec::new(),
+        owner: None,
         id: "00112233445566ff".parse().unwrap(),
         name: name.parse().unwrap(),
         aliases: Vec::new(),
@@ -187,6 +188,10 @@ fn endpoint(name: &str) -> EndpointView {
         netns: "/run/netns/bbox1".into(),
         local: None,
     }
+}
+
+fn owner() -> Owner {
+    Owner { front_end: FrontEnd::Cni, network: "blue".parse().unwrap(), id: "4f2a".parse().unwrap() }
 }
 
 fn network() -> NetworkView {
@@ -287,6 +292,7 @@ fn an_endpoint_of_this_host_is_shown_with_its_counters() {
         |namespace:      /run/netns/bbox1
         |aliases:        -
         |labels:         -
+        |owner:          cni, network blue, id 4f2a
         |host interface: ovl001122334455 (index 12)
         |host-local IP:  172.18.0.9
         |sent:           3 packets, 294 bytes
@@ -296,9 +302,23 @@ fn an_endpoint_of_this_host_is_shown_with_its_counters() {
         |isolated  7       ov_net1  bbox3     5        490    no policy lets these networks talk",
     );
     assert_eq!(
-        endpoint::details(&[EndpointView { local: Some(local), ..endpoint("bbox1") }], PLAIN),
+        endpoint::details(
+            &[EndpointView { local: Some(local), owner: Some(owner()), ..endpoint("bbox1") }],
+            PLAIN
+        ),
         expected
     );
+}
+
+#[test]
+fn endpoints_are_chosen_by_the_front_end_that_had_them_made() {
+    let made = EndpointView { owner: Some(owner()), ..endpoint("web") };
+    let Command::Endpoint(endpoint::Command::Ls { filters }) = command("endpoint ls --filter owner=cni")
+    else {
+        panic!("ls")
+    };
+    assert!(endpoint::fits(&made, &filters));
+    assert!(!endpoint::fits(&endpoint("by-hand"), &filters));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The cluster's objects, as types that cannot hold an illegal value.
 //!
 //! * [`name`]: the one grammar of names
+//! * [`owner`]: which front end an endpoint is for
 //! * [`publication`]: ports of a host that lead to a container
 //! * [`rule`]: what of one network's traffic another takes
 //! * [`records`]: what the store holds under each key
@@ -16,6 +17,7 @@ pub mod host_range;
 pub mod journal;
 pub mod keys;
 pub mod name;
+pub mod owner;
 pub mod publication;
 pub mod records;
 pub mod rule;
@@ -25,6 +27,7 @@ pub mod time;
 pub use cluster::Cluster;
 pub use host_range::{HostRange, InvalidHostRange};
 pub use name::{InvalidName, Name};
+pub use owner::{ForeignId, FrontEnd, InvalidForeignId, Owner};
 pub use publication::{InvalidPublication, Protocol, Publication};
 pub use records::{
     Address, ClusterRecord, Endpoint, EndpointId, Life, Network, NetworkState, Node, NodeAlive, Policy,

@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use overlay_common::{abi, mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use super::{Name, Publication, Timestamp};
+use super::{Name, Owner, Publication, Timestamp};
 
 /// The cluster itself. Its record is what tells a wiped store from an empty one, and one cluster's store from
 /// another's.
@@ -184,6 +184,9 @@ pub struct Endpoint {
     /// Ports of its node that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<Publication>,
+    /// The front end that had it made; nobody if it was attached by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
 }
 
 #[cfg(test)]
@@ -192,8 +195,8 @@ impl Endpoint {
     pub(crate) fn sample(id: EndpointId, network: Name, name: Name, node: Name, ipv4: Ipv4Addr) -> Self {
         let mac = Mac::from_ipv4(ipv4.octets());
         let (ifname, netns) = ("eth0".to_owned(), String::new());
-        let (aliases, labels, published) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { id, network, name, node, ipv4, mac, ifname, netns, aliases, labels, published }
+        let (aliases, labels, published, owner) = (Vec::new(), BTreeMap::new(), Vec::new(), None);
+        Self { id, network, name, node, ipv4, mac, ifname, netns, aliases, labels, published, owner }
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::types::{AttachRequest, AttachResult, CniDns, CniInterface, CniIp, CniRoute, NetnsRef},
     dns::resolv_conf,
-    model::{Endpoint, EndpointId, Name, Network, Publication},
+    model::{Endpoint, EndpointId, Name, Network, Owner, Publication},
     netlink::{self, ContainerConfig, ContainerLink, ContainerRoute, Link, NetlinkError},
     netns::{self, NetnsHandle},
     paths,
@@ -47,6 +47,7 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
         ip: request.ip,
         mac: request.mac,
         published: request.publish.clone(),
+        owner: request.owner,
     };
     // Nobody else may be given a port between the look at it and the record that holds it.
     let publishing = context.publishing.lock().await;
@@ -76,6 +77,7 @@ pub(super) struct Plan {
     pub(super) ip: Option<Ipv4Addr>,
     pub(super) mac: Option<Mac>,
     pub(super) published: Vec<Publication>,
+    pub(super) owner: Option<Owner>,
 }
 
 impl Plan {

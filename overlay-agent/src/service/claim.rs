@@ -45,6 +45,7 @@ pub(super) async fn claim(
             ifname: plan.ifname.clone(),
             netns: ns.path().display().to_string(),
             published: plan.published.clone(),
+            owner: plan.owner.clone(),
         };
         check_mac_free(&cluster, &network.record, &endpoint)?;
         let transaction = claiming(Transaction::new(), &endpoint, node, network.revision, &choice);

@@ -81,6 +81,7 @@ pub(super) fn view(endpoint: &Endpoint, subnet: Ipv4Net, local: Option<LocalEndp
         ifname: endpoint.ifname.clone(),
         netns: endpoint.netns.clone(),
         published: endpoint.published.clone(),
+        owner: endpoint.owner.clone(),
         local,
     }
 }

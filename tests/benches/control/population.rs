@@ -192,6 +192,7 @@ fn endpoint(networks: &[Network], number: u32) -> Result<Endpoint> {
         aliases: Vec::new(),
         labels: [].into(),
         published: Vec::new(),
+        owner: None,
     })
 }
 
