@@ -79,6 +79,14 @@ pub struct NetnsId {
     inode: u64,
 }
 
+#[cfg(test)]
+impl NetnsId {
+    /// One like no other number's.
+    pub(crate) const fn sample(inode: u64) -> Self {
+        Self { dev: 0, inode }
+    }
+}
+
 /// An open network namespace that is not the agent's own. It lives at least as long as the handle.
 #[derive(Debug)]
 pub struct NetnsHandle {

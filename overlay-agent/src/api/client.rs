@@ -24,9 +24,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::types::{
-    AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachRequest, DetachResult, DropView,
-    EndpointView, ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView,
-    PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
+    AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachOwned, DetachRequest, DetachResult,
+    DropView, EndpointView, ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NewRule, NodeDetail,
+    NodeView, PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
 };
 use crate::{
     agent::lock,
@@ -137,6 +137,14 @@ impl Client {
         self.get(&format!("/v1/networks/{network}")).await
     }
 
+    /// Creates a network where it is not there; one that is there has to be as asked for.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn ensure_network(&self, request: &CreateNetwork) -> Result<NetworkView> {
+        self.send(Method::PUT, "/v1/networks", request).await
+    }
+
     /// Removes a network without endpoints.
     ///
     /// # Errors
@@ -159,6 +167,14 @@ impl Client {
     /// [`ClientError`], as every call.
     pub async fn detach(&self, network: &Name, request: &DetachRequest) -> Result<DetachResult> {
         self.send(Method::POST, &format!("/v1/networks/{network}/detach"), request).await
+    }
+
+    /// Detaches what a front end had attached.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn detach_owned(&self, request: &DetachOwned) -> Result<DetachResult> {
+        self.send(Method::POST, "/v1/detach", request).await
     }
 
     /// All endpoints.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Allowance, EndpointId, Labels, Name, Owner, Publication, RuleId, Timestamp};
 
-/// `POST /v1/networks`. What is left out is chosen: see [`crate::ipam`].
+/// `POST /v1/networks`; `PUT /v1/networks` creates it where it is not there, and fails if it is there and other than asked
+/// for. What is left out is chosen: see [`crate::ipam`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateNetwork {
@@ -83,6 +84,9 @@ pub struct AttachRequest {
     /// Name in the network; that of the namespace, or one made from the id, if left out.
     #[serde(default)]
     pub name: Option<Name>,
+    /// The name is no claim: where another endpoint has it, it becomes an alias, and the name is made from the id.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub name_may_be_taken: bool,
     /// Other names, which other endpoints of the network may have too.
     #[serde(default)]
     pub aliases: Vec<Name>,
@@ -175,6 +179,17 @@ pub enum DetachRequest {
     Netns(NetnsRef),
     /// The endpoint with this name.
     Name(Name),
+}
+
+/// `POST /v1/detach`: what a front end had attached, in whatever network that is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachOwned {
+    /// Who had it attached, and what it calls the attachment.
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// Its interface in the container; all of them if left out.
+    #[serde(default)]
+    pub ifname: Option<String>,
 }
 
 /// Answer to a detach: what was there to detach. Empty if nothing was, which is no error.

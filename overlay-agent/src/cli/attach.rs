@@ -114,7 +114,19 @@ impl Attach {
         let Self { network, container, name, aliases, labels, ifname, ip, mac, publish } = self;
         let netns = container.netns.or(container.pid).expect("clap demands one of the group");
         let labels = labels.into();
-        (network, AttachRequest { netns, name, aliases, labels, ifname, ip, mac, publish, owner: None })
+        let request = AttachRequest {
+            netns,
+            name,
+            name_may_be_taken: false,
+            aliases,
+            labels,
+            ifname,
+            ip,
+            mac,
+            publish,
+            owner: None,
+        };
+        (network, request)
     }
 }
 

@@ -8,14 +8,15 @@ use overlay_common::mac::Mac;
 use super::{
     Context, Result, ServiceError,
     claim::{claim, release},
-    endpoints::{inspect, is_in, is_local, with_prefix},
+    endpoints::{inspect, is_in, is_local, owned, with_prefix},
     nodes::open_node,
+    progress::Attachment,
     publish,
 };
 use crate::{
     api::types::{AttachRequest, AttachResult, CniDns, CniInterface, CniIp, CniRoute, NetnsRef},
     dns::resolv_conf,
-    model::{Endpoint, EndpointId, Name, Network, Owner, Publication},
+    model::{Endpoint, EndpointId, Name, Network, Owner, Publication, cluster::Versioned},
     netlink::{self, ContainerConfig, ContainerLink, ContainerRoute, Link, NetlinkError},
     netns::{self, NetnsHandle},
     paths,
@@ -33,14 +34,21 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
     let ns = netns::resolve(&request.netns)?;
     let network = context.network(network)?;
     let id = EndpointId::random();
-    let attachment = (network.record.name.clone(), ns.identity());
+    let attachment = Attachment {
+        network: network.record.name.clone(),
+        netns: ns.identity(),
+        owner: request.owner.clone(),
+        ifname: request.ifname.clone(),
+    };
     let progress = context.in_progress.begin_attach(&id, attachment);
     let _progress = progress.ok_or_else(|| already_attached(&ns, &network.record.name, "another one"))?;
     check_not_attached(context, &network.record, &ns)?;
+    check_not_owned(context, &request)?;
     let plan = Plan {
         id,
         ifname: choose_ifname(&ns, request.ifname.as_deref()).await?,
         name: request.name,
+        name_may_be_taken: request.name_may_be_taken,
         aliases: request.aliases,
         labels: request.labels,
         netns: request.netns,
@@ -71,6 +79,7 @@ pub(super) struct Plan {
     pub(super) id: EndpointId,
     pub(super) ifname: String,
     pub(super) name: Option<Name>,
+    pub(super) name_may_be_taken: bool,
     pub(super) aliases: Vec<Name>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) netns: NetnsRef,
@@ -88,9 +97,12 @@ impl Plan {
             NetnsRef::Path(path) => path.strip_prefix(paths::NETNS_DIR).ok()?.to_str()?.parse().ok(),
             NetnsRef::Pid(_) => None,
         };
-        let of_id =
-            || format!("ep-{}", &self.id.as_str()[..8]).parse().expect("hexadecimal digits make a name");
-        self.name.clone().or_else(of_netns).unwrap_or_else(of_id)
+        self.name.clone().or_else(of_netns).unwrap_or_else(|| self.name_of_id())
+    }
+
+    /// A name that nobody else has.
+    pub(super) fn name_of_id(&self) -> Name {
+        format!("ep-{}", &self.id.as_str()[..8]).parse().expect("hexadecimal digits make a name")
     }
 }
 
@@ -108,6 +120,18 @@ fn check_not_attached(context: &Context, network: &Network, ns: &NetnsHandle) ->
     match cluster.endpoints_of(&network.name).find(|e| is_local(context, e) && is_in(e, ns)) {
         None => Ok(()),
         Some(there) => Err(already_attached(ns, &network.name, there.name.as_str())),
+    }
+}
+
+/// What a front end calls an attachment is that one's alone.
+fn check_not_owned(context: &Context, request: &AttachRequest) -> Result<()> {
+    let Some(owner) = &request.owner else { return Ok(()) };
+    match owned(context, owner, request.ifname.as_deref()).first() {
+        None => Ok(()),
+        Some(Versioned { record: there, .. }) => Err(ServiceError::Conflict(format!(
+            "{} of this container ({owner}) is attached to {} already, as {}: detach it first",
+            there.ifname, there.network, there.name
+        ))),
     }
 }
 

@@ -21,14 +21,17 @@ pub(super) async fn claim(
     plan: &Plan,
     ns: &NetnsHandle,
 ) -> Result<(Endpoint, Revision)> {
-    let name = plan.endpoint_name();
+    let (mut name, mut aliases) = (plan.endpoint_name(), plan.aliases.clone());
     for _ in 0..ATTEMPTS {
         let cluster = context.cluster();
         let node = open_node(&cluster, &context.config.node)?;
         let network = context.network(network)?;
         check_open(&network.record)?;
         if cluster.endpoint_names.contains_key(&(network.record.name.clone(), name.clone())) {
-            return Err(name_taken(&network.record.name, &name));
+            if !plan.name_may_be_taken {
+                return Err(name_taken(&network.record.name, &name));
+            }
+            aliases.insert(0, std::mem::replace(&mut name, plan.name_of_id()));
         }
         let rest = Rest { now: Timestamp::now(), time: context.config.address_rest };
         let choice = choose_address(&cluster, &network.record, plan.ip, rest)
@@ -37,7 +40,7 @@ pub(super) async fn claim(
             id: plan.id.clone(),
             network: network.record.name.clone(),
             name: name.clone(),
-            aliases: plan.aliases.clone(),
+            aliases: aliases.clone(),
             labels: plan.labels.clone(),
             node: context.config.node.clone(),
             ipv4: choice.ip,
@@ -51,7 +54,9 @@ pub(super) async fn claim(
         let transaction = claiming(Transaction::new(), &endpoint, node, network.revision, &choice);
         match context.store.commit(transaction).await? {
             Outcome::Committed(revision) => return Ok((endpoint, revision)),
-            Outcome::Conflict(key) if matches!(key.parse(), Ok(Key::EndpointName(..))) => {
+            Outcome::Conflict(key)
+                if !plan.name_may_be_taken && matches!(key.parse(), Ok(Key::EndpointName(..))) =>
+            {
                 return Err(name_taken(&network.record.name, &name));
             }
             // Another host was quicker with the address, or changed the network or this node: look again.

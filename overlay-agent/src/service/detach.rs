@@ -8,11 +8,11 @@ use tokio::{task::spawn_blocking, time::timeout};
 use super::{
     Context, Result, ServiceError,
     claim::release,
-    endpoints::{is_in, is_local, view},
+    endpoints::{is_in, is_local, owned, view},
 };
 use crate::{
     agent::outbox::Release,
-    api::types::{DetachRequest, DetachResult, NetnsRef},
+    api::types::{DetachOwned, DetachRequest, DetachResult, NetnsRef},
     model::{Cluster, Endpoint, Name, cluster::Versioned},
     netns, paths,
     store::{Failure, Outcome, Revision},
@@ -29,9 +29,22 @@ pub async fn detach(context: &Context, network: &Name, request: DetachRequest) -
         DetachRequest::Name(name) => find_named(context, &cluster, network, name)?,
         DetachRequest::Netns(netns) => find_in_netns(context, &cluster, network, netns)?,
     };
+    remove_all(context, endpoints).await
+}
+
+/// Detaches what a front end had attached, as far as it is. An attach whose caller went away comes to its end all the same,
+/// and only then is there something to detach.
+pub async fn detach_owned(context: &Context, request: DetachOwned) -> Result<DetachResult> {
+    let DetachOwned { owner, ifname } = &request;
+    context.in_progress.attached(owner, ifname.as_deref()).await;
+    remove_all(context, owned(context, owner, ifname.as_deref())).await
+}
+
+async fn remove_all(context: &Context, endpoints: Vec<Versioned<Endpoint>>) -> Result<DetachResult> {
     let mut detached = Vec::new();
     for endpoint in endpoints {
-        detached.push(view(&endpoint.record, context.network(network)?.record.subnet, None));
+        let network = context.network(&endpoint.record.network)?;
+        detached.push(view(&endpoint.record, network.record.subnet, None));
         remove(context, &endpoint).await?;
     }
     Ok(DetachResult { detached })

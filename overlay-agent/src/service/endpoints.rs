@@ -8,7 +8,7 @@ use super::{Context, Result, ServiceError, views};
 use crate::{
     agent::lock,
     api::types::{EndpointView, LocalEndpointView, NetnsRef},
-    model::{Endpoint, Name},
+    model::{Endpoint, Name, Owner, cluster::Versioned},
     netns::{self, NetnsHandle},
     paths,
 };
@@ -92,6 +92,17 @@ pub(super) fn with_prefix(ip: Ipv4Addr, subnet: Ipv4Net) -> Ipv4Net {
 
 pub(super) fn is_local(context: &Context, endpoint: &Endpoint) -> bool {
     endpoint.node == context.config.node
+}
+
+/// What a front end had attached on this node, under this name of the interface or any.
+pub(super) fn owned(context: &Context, owner: &Owner, ifname: Option<&str>) -> Vec<Versioned<Endpoint>> {
+    let cluster = context.cluster();
+    let is_meant = |e: &Endpoint| {
+        is_local(context, e)
+            && e.owner.as_ref() == Some(owner)
+            && ifname.is_none_or(|ifname| e.ifname == ifname)
+    };
+    cluster.endpoints.values().filter(|e| is_meant(&e.record)).cloned().collect()
 }
 
 pub(super) fn is_in(endpoint: &Endpoint, ns: &NetnsHandle) -> bool {

@@ -42,8 +42,8 @@ pub use progress::InProgress;
 use crate::{
     agent::{mirror::Mirror, outbox::Outbox, presence::Absences, reconciler, repairs::Repairs},
     api::types::{
-        AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachRequest, DetachResult, DropView,
-        EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView, PolicyView,
+        AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachOwned, DetachRequest, DetachResult,
+        DropView, EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView, PolicyView,
         PublicationView, RemovedNode, Status,
     },
     config::Config,
@@ -160,6 +160,14 @@ impl Service {
         self.change(async move |context| networks::create(&context, request).await).await
     }
 
+    /// Creates a network where it is not there; one that is there has to be as asked for.
+    pub async fn ensure_network(&self, request: CreateNetwork) -> Result<NetworkView> {
+        if let Some(there) = networks::agreeing(&self.context, &request)? {
+            return Ok(there);
+        }
+        self.change(async move |context| networks::ensure(&context, request).await).await
+    }
+
     /// All networks by name, without their endpoints.
     pub async fn networks(&self) -> Result<Vec<NetworkView>> {
         Ok(networks::list(&self.context))
@@ -186,6 +194,11 @@ impl Service {
     pub async fn detach(&self, network: &Name, request: DetachRequest) -> Result<DetachResult> {
         let network = network.clone();
         self.finish(async move |context| detach::detach(&context, &network, request).await).await
+    }
+
+    /// Detaches what a front end had attached; that there is nothing is no error.
+    pub async fn detach_owned(&self, request: DetachOwned) -> Result<DetachResult> {
+        self.finish(async move |context| detach::detach_owned(&context, request).await).await
     }
 
     /// All endpoints, on all nodes.

@@ -1,6 +1,6 @@
 //! Creating, showing and removing networks.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Display};
 
 use ipnet::Ipv4Net;
 use overlay_common::vni::Vni;
@@ -40,6 +40,61 @@ pub async fn create(context: &Context, request: CreateNetwork) -> Result<Network
         context.catch_up(cluster.revision).await;
     }
     Err(ServiceError::Unavailable("other hosts create networks all the time: try again".to_owned()))
+}
+
+/// The network if it is there.
+///
+/// # Errors
+/// If it is there and other than asked for: of what the request leaves out nothing is asked.
+pub fn agreeing(context: &Context, request: &CreateNetwork) -> Result<Option<NetworkView>> {
+    let Some(there) = context.cluster().networks.get(&request.name).cloned() else { return Ok(None) };
+    let view = view(context, &there.record);
+    match differences(&view, request).as_slice() {
+        [] => Ok(Some(view)),
+        differences => Err(ServiceError::Conflict(format!(
+            "network {} exists with {}: ask for what is there, or for another network",
+            request.name,
+            differences.join(" and ")
+        ))),
+    }
+}
+
+/// Creates a network, or agrees with whoever does so at the same time.
+pub async fn ensure(context: &Context, request: CreateNetwork) -> Result<NetworkView> {
+    let known = context.cluster().revision;
+    match create(context, request.clone()).await {
+        Err(ServiceError::Conflict(reason)) => {
+            context.catch_up(known).await;
+            agreeing(context, &request)?.ok_or(ServiceError::Conflict(reason))
+        }
+        other => other,
+    }
+}
+
+/// What of a network is not as asked for, as text.
+fn differences(there: &NetworkView, asked: &CreateNetwork) -> Vec<String> {
+    fn differ<T: PartialEq + Display>(what: &str, there: Option<T>, asked: Option<T>) -> Option<String> {
+        let asked = asked.filter(|asked| there.as_ref() != Some(asked))?;
+        let there = there.map_or_else(|| "none".to_owned(), |there| there.to_string());
+        Some(format!("{what} {there}, not {asked}"))
+    }
+    let internal =
+        (asked.internal && !there.internal).then(|| "a way to the outside, not internal".to_owned());
+    let labels = asked.labels.iter().filter_map(|(key, value)| {
+        differ(&format!("label {key}"), there.labels.get(key).map(String::as_str), Some(value.as_str()))
+    });
+    [
+        differ("subnet", Some(there.subnet), asked.subnet),
+        differ("gateway", Some(there.gateway), asked.gateway),
+        differ("IP range", there.ip_range, asked.ip_range),
+        differ("VNI", Some(there.vni), asked.vni),
+        differ("MTU", Some(there.mtu), asked.mtu),
+        internal,
+    ]
+    .into_iter()
+    .flatten()
+    .chain(labels)
+    .collect()
 }
 
 /// All networks, without their endpoints.
@@ -244,4 +299,41 @@ async fn owns_subnet_claim(context: &Context, network: &Network) -> Result<bool>
     let claim = context.store.get(&Key::Subnet(network.subnet).to_string()).await?;
     let owner = claim.and_then(|entry| serde_json::from_slice::<Name>(&entry.value).ok());
     Ok(owner.as_ref() == Some(&network.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn there() -> NetworkView {
+        NetworkView {
+            name: "blue".parse().unwrap(),
+            vni: Vni::new(300).unwrap(),
+            subnet: "10.1.0.0/24".parse().unwrap(),
+            gateway: [10, 1, 0, 1].into(),
+            ip_range: None,
+            mtu: 1450,
+            internal: false,
+            labels: [("team".to_owned(), "db".to_owned())].into(),
+            scope: "global".to_owned(),
+            endpoints: Vec::new(),
+        }
+    }
+
+    #[rstest]
+    #[case("{}", &[])]
+    #[case(r#"{"subnet": "10.1.0.0/24", "vni": 300, "mtu": 1450, "labels": {"team": "db"}}"#, &[])]
+    #[case(r#"{"subnet": "10.2.0.0/24"}"#, &["subnet 10.1.0.0/24, not 10.2.0.0/24"])]
+    #[case(r#"{"gateway": "10.1.0.9", "vni": 9}"#, &["gateway 10.1.0.1, not 10.1.0.9", "VNI 300, not 9"])]
+    #[case(r#"{"ip_range": "10.1.0.64/26"}"#, &["IP range none, not 10.1.0.64/26"])]
+    #[case(r#"{"mtu": 1400, "internal": true}"#, &["MTU 1450, not 1400", "a way to the outside, not internal"])]
+    #[case(r#"{"labels": {"team": "web", "x": "1"}}"#, &["label team db, not web", "label x none, not 1"])]
+    fn a_network_agrees_with_who_asks_for_no_more_than_it_is(#[case] asked: &str, #[case] expected: &[&str]) {
+        let mut asked: serde_json::Value = serde_json::from_str(asked).unwrap();
+        asked["name"] = "blue".into();
+        let asked = serde_json::from_value(asked).unwrap();
+        assert_eq!(differences(&there(), &asked), expected);
+    }
 }

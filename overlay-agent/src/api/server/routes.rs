@@ -14,8 +14,8 @@ use axum::{
 use super::reply::{Body, Failure, Params};
 use crate::{
     api::types::{
-        AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachRequest, DetachResult, DropView,
-        EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView, PolicyView,
+        AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachOwned, DetachRequest, DetachResult,
+        DropView, EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView, PolicyView,
         PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
     },
     model::{Name, Publication, RuleId},
@@ -30,12 +30,13 @@ type Answer<T> = Result<Json<T>, Failure>;
 /// The API.
 pub(super) fn router(service: Arc<Service>) -> Router {
     Router::new()
-        .route("/v1/networks", get(networks).post(create_network))
+        .route("/v1/networks", get(networks).post(create_network).put(ensure_network))
         .route("/v1/networks/{network}", get(network).delete(remove_network))
         .route("/v1/networks/{network}/endpoints", post(attach))
         .route("/v1/networks/{network}/endpoints/{endpoint}/labels", post(change_labels))
         .route("/v1/networks/{network}/endpoints/{endpoint}/published", post(publish).delete(unpublish))
         .route("/v1/networks/{network}/detach", post(detach))
+        .route("/v1/detach", post(detach_owned))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/endpoints/{endpoint}", get(endpoint))
         .route("/v1/nodes", get(nodes))
@@ -82,6 +83,13 @@ async fn create_network(
     Ok(Json(service.create_network(request).await?))
 }
 
+async fn ensure_network(
+    State(service): State<Agent>,
+    Body(request): Body<CreateNetwork>,
+) -> Answer<NetworkView> {
+    Ok(Json(service.ensure_network(request).await?))
+}
+
 async fn network(State(service): State<Agent>, Params(network): Params<Name>) -> Answer<NetworkView> {
     Ok(Json(service.network(&network).await?))
 }
@@ -104,6 +112,13 @@ async fn detach(
     Body(request): Body<DetachRequest>,
 ) -> Answer<DetachResult> {
     Ok(Json(service.detach(&network, request).await?))
+}
+
+async fn detach_owned(
+    State(service): State<Agent>,
+    Body(request): Body<DetachOwned>,
+) -> Answer<DetachResult> {
+    Ok(Json(service.detach_owned(request).await?))
 }
 
 async fn endpoints(State(service): State<Agent>) -> Answer<Vec<EndpointView>> {
