@@ -317,6 +317,14 @@ fn pool(range: Ipv4Net, subnet: Ipv4Net, gateway: Ipv4Addr) -> impl Iterator<Ite
     (first.into()..=last.into()).map(|ip: u32| Ipv4Addr::from(ip)).filter(move |ip| *ip != gateway)
 }
 
+/// How many addresses of `range` containers can have.
+#[must_use]
+pub fn capacity(range: Ipv4Net, subnet: Ipv4Net, gateway: Ipv4Addr) -> usize {
+    let (first, last) = bounds(range, subnet);
+    let hosts = u32::from(last).saturating_add(1).saturating_sub(first.into());
+    hosts.saturating_sub(u32::from((first..=last).contains(&gateway))) as usize
+}
+
 fn lowest_unclaimed(
     pool: impl Iterator<Item = Ipv4Addr>,
     claims: &BTreeMap<Ipv4Addr, Versioned<Address>>,

@@ -10,12 +10,15 @@
 pub mod agent;
 pub mod api;
 pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod datapath;
 pub mod dns;
+pub mod engine;
 pub mod ipam;
 pub mod model;
 pub mod nat;
+pub mod netavark;
 pub mod netlink;
 pub mod netns;
 pub mod paths;

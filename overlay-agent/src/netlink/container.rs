@@ -5,7 +5,7 @@ use std::{fs, io, net::Ipv4Addr};
 use ipnet::Ipv4Net;
 use rtnetlink::LinkUnspec;
 
-use super::{Link, Netlink, NetlinkError, check_ifname, request::within};
+use super::{Link, Netlink, NetlinkError, Route, check_ifname, request::within};
 use crate::netns::NetnsHandle;
 
 const LOOPBACK: &str = "lo";
@@ -59,6 +59,34 @@ pub async fn configure(
             Some(gateway) => add_default_route(&netlink, link.ifindex, gateway).await,
             None => Ok(Vec::new()),
         }
+    })
+    .await
+}
+
+/// An interface of a container as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerState {
+    /// The device.
+    pub link: Link,
+    /// Its addresses.
+    pub addresses: Vec<Ipv4Net>,
+    /// Destinations that are reached through it.
+    pub routes: Vec<Ipv4Net>,
+}
+
+/// Looks at an interface in a container's namespace; `None` if there is none of that name.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub async fn container_state(ns: &NetnsHandle, ifname: &str) -> Result<Option<ContainerState>, NetlinkError> {
+    let ifname = ifname.to_owned();
+    within(ns, async move |netlink| {
+        let Some(link) = netlink.link_by_name(&ifname).await? else { return Ok(None) };
+        let addresses = netlink.ipv4_addresses(link.ifindex).await?;
+        let through = |route: &Route| route.oif == Some(link.ifindex);
+        let routes = netlink.ipv4_routes().await?.into_iter().filter(through);
+        let routes = routes.map(|route| route.destination).collect();
+        Ok(Some(ContainerState { link, addresses, routes }))
     })
     .await
 }

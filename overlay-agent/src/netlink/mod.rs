@@ -21,7 +21,10 @@ mod tunnel;
 mod veth;
 
 pub use self::{
-    container::{ContainerConfig, ContainerRoute, configure, has_gro, interfaces, set_gro},
+    container::{
+        ContainerConfig, ContainerRoute, ContainerState, configure, container_state, has_gro, interfaces,
+        set_gro,
+    },
     error::{NetlinkError, VethSide},
     gateway::GatewayPair,
     link::{InvalidIfname, Link, check_ifname},
