@@ -3,7 +3,8 @@
 use std::{
     ffi::OsStr,
     fmt,
-    process::{Command, Output},
+    io::Write as _,
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -71,11 +72,33 @@ pub fn command<S: AsRef<OsStr>>(argv: impl IntoIterator<Item = S>) -> Command {
 #[track_caller]
 pub fn finish(command: &mut Command) -> Finished {
     let text = describe(command);
-    let Output { status, stdout, stderr } = command
-        .output()
-        .unwrap_or_else(|e| panic!("cannot start `{text}`: {e}; install the tool and try again"));
+    let output = command.output();
+    finished(
+        text.clone(),
+        output.unwrap_or_else(|e| panic!("cannot run `{text}`: {e}; install the tool and try again")),
+    )
+}
+
+/// Runs a command to its end that reads this on standard input.
+///
+/// # Panics
+/// If it cannot be started.
+#[track_caller]
+pub fn finish_with(command: &mut Command, input: &[u8]) -> Finished {
+    let text = describe(command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut run = || {
+        let mut child = command.spawn()?;
+        // Who ends without reading all of it has said why.
+        drop(child.stdin.take().map(|mut stdin| stdin.write_all(input)));
+        child.wait_with_output()
+    };
+    finished(text.clone(), run().unwrap_or_else(|e| panic!("cannot run `{text}`: {e}")))
+}
+
+fn finished(command: String, Output { status, stdout, stderr }: Output) -> Finished {
     let text_of = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Finished { command: text, code: status.code(), stdout: text_of(stdout), stderr: text_of(stderr) }
+    Finished { command, code: status.code(), stdout: text_of(stdout), stderr: text_of(stderr) }
 }
 
 /// Runs a tool to its end, whatever its exit code.

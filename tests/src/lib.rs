@@ -12,6 +12,7 @@
 //! * [`views`], [`drops`]: what the command line prints, and how the drop counters moved
 //! * [`oracle`]: store, maps, links, devices and neighbours of all hosts, held against each other
 //! * [`stores`], [`fault_proxy`]: stores that fail, and the network before them
+//! * [`room`], [`doc_page`]: a host as a machine of its own, and pages of the documentation followed on it
 //! * [`leftovers`]: what must not be there afterwards
 //! * [`turns`], [`cpu`], [`stats`]: for measurements: who runs when, how busy the machine is, what came out
 //!
@@ -24,6 +25,7 @@ pub mod builds;
 pub mod container;
 pub mod cpu;
 pub mod dns;
+pub mod doc_page;
 pub mod drops;
 pub mod exec;
 pub mod fault_proxy;
@@ -33,6 +35,7 @@ pub mod netns;
 pub mod oracle;
 pub mod packet;
 pub mod programs;
+pub mod room;
 pub mod siege;
 pub mod stats;
 pub mod stores;

@@ -37,6 +37,39 @@ pub const DOCKER: Tree = Tree {
     ],
 };
 
+/// The plugins of the CNI project, and the packet filter's tool that one of them calls.
+pub const CNI_PLUGINS: Tree = Tree {
+    name: "cni-plugins",
+    suite: None,
+    packages: &["containernetworking-plugins", "iptables", "libip4tc2", "libip6tc2", "libxtables12"],
+    links: &[
+        ("legacy-iptables/iptables", "../usr/sbin/xtables-legacy-multi"),
+        ("legacy-iptables/ip6tables", "../usr/sbin/xtables-legacy-multi"),
+    ],
+};
+
+/// Podman with everything of its that it runs, and an image's one program.
+pub const PODMAN: Tree = Tree {
+    name: "podman",
+    suite: None,
+    packages: &[
+        "podman",
+        "conmon",
+        "runc",
+        "crun",
+        "containernetworking-plugins",
+        "golang-github-containers-common",
+        "libassuan0",
+        "libdevmapper1.02.1",
+        "libgpgme11",
+        "libseccomp2",
+        "libsubid4",
+        "libyajl2",
+        "busybox-static",
+    ],
+    links: &[],
+};
+
 /// Consul's server, which Debian had last in its release 11.
 pub const CONSUL: Tree = Tree { name: "consul", suite: Some("bullseye"), packages: &["consul"], links: &[] };
 
