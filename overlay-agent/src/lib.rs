@@ -9,11 +9,13 @@
 
 pub mod agent;
 pub mod api;
+pub mod bugreport;
 pub mod cli;
 pub mod cni;
 pub mod config;
 pub mod datapath;
 pub mod dns;
+pub mod doctor;
 pub mod engine;
 pub mod ipam;
 pub mod model;

@@ -285,7 +285,8 @@ fn known_ranges() -> impl Iterator<Item = Ipv4Net> {
     private.map(|network| Ipv4Net::new_assert(network.into(), 16))
 }
 
-fn choose_range(wanted: Option<Ipv4Net>, routes: &[Ipv4Net]) -> Result<Ipv4Net, GatewayError> {
+/// The range that is wanted, or the first that is free, beside these routes of the host.
+pub(crate) fn choose_range(wanted: Option<Ipv4Net>, routes: &[Ipv4Net]) -> Result<Ipv4Net, GatewayError> {
     let overlapping = |range: &Ipv4Net| {
         let overlap = |route: &&Ipv4Net| route.contains(range) || range.contains(*route);
         routes.iter().filter(|route| route.prefix_len() > 0).find(overlap).copied()

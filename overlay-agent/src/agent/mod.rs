@@ -207,19 +207,20 @@ async fn start(config: Config, ground: Ground) -> anyhow::Result<(Service, membe
     let service = Service::new(Context {
         config,
         store,
+        rehearsal: None,
         changes,
-        mirror,
+        mirror: Arc::new(mirror),
         outbox,
         sign_of_life: membership.errors(),
         names,
         absences,
         netlink,
         datapath,
-        reconciler,
+        reconciler: Arc::new(reconciler),
         in_progress,
         repairs,
         warnings,
-        publishing: tokio::sync::Mutex::default(),
+        publishing: Arc::default(),
     });
     Ok((service, membership))
 }

@@ -24,9 +24,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::types::{
-    AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachOwned, DetachRequest, DetachResult,
-    DropView, EndpointView, ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NewRule, NodeDetail,
-    NodeView, PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
+    AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DRY_RUN, DetachOwned, DetachRequest,
+    DetachResult, DropView, EndpointView, ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NewRule,
+    NodeDetail, NodeView, PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
 };
 use crate::{
     agent::lock,
@@ -92,13 +92,21 @@ pub struct Client {
     socket: PathBuf,
     /// What the last stale answer said of itself.
     stale: Arc<Mutex<Option<String>>>,
+    /// Changes are only rehearsed.
+    rehearses: bool,
 }
 
 impl Client {
     /// A client of the agent on this socket. Nothing is connected yet.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into(), stale: Arc::default() }
+        Self { socket: socket.into(), stale: Arc::default(), rehearses: false }
+    }
+
+    /// A client whose changes are checked and answered as if they were made, and are not made.
+    #[must_use]
+    pub fn rehearsing(&self) -> Self {
+        Self { rehearses: true, ..self.clone() }
     }
 
     /// The agent's socket.
@@ -407,9 +415,10 @@ impl Client {
 
     /// The body of a successful answer.
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
+        let query = if self.rehearses { format!("?{DRY_RUN}=true") } else { String::new() };
         let request = Request::builder()
             .method(method)
-            .uri(path)
+            .uri(format!("{path}{query}"))
             .header(header::HOST, "localhost")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))

@@ -423,7 +423,7 @@ pub struct ChangeLabels {
 }
 
 /// The agent: `GET /v1/status`; `GET /v1/ready` answers the same once the first pass is done.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Version of the agent.
     pub version: String,
@@ -459,6 +459,9 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
+/// Parameter of any request: `?dry_run=true` has a change checked and answered as if it were made, and not made.
+pub const DRY_RUN: &str = "dry_run";
+
 /// Header of the answers to `GET` that are stale: for how long, and why.
 pub const STALE_HEADER: &str = "overlay-stale";
 
@@ -472,7 +475,7 @@ pub struct StaleView {
 }
 
 /// The underlay device.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnderlayView {
     /// Its name.
     pub ifname: String,
@@ -487,7 +490,7 @@ pub struct UnderlayView {
 }
 
 /// The way between containers and the world, through this host's own stack.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewayView {
     /// Range of the addresses that containers have on this host.
     pub range: Option<Ipv4Net>,
@@ -496,7 +499,7 @@ pub struct GatewayView {
 }
 
 /// XDP on the underlay device.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XdpView {
     /// `off`, `filter` or `decap`.
     pub mode: String,
@@ -505,7 +508,7 @@ pub struct XdpView {
 }
 
 /// Sizes.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Networks.
     pub networks: usize,
@@ -539,7 +542,7 @@ pub struct DropView {
 }
 
 /// A BPF map: `GET /v1/maps`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapView {
     /// Its name.
     pub name: String,
@@ -554,7 +557,7 @@ pub struct MapView {
 }
 
 /// A BPF map's content: `GET /v1/maps/{name}`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapDump {
     /// Its name.
     pub name: String,

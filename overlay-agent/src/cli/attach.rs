@@ -5,7 +5,7 @@ use std::{io, net::Ipv4Addr, path};
 use clap::Args;
 use overlay_common::mac::Mac;
 
-use super::{CliError, labels::Labels, output::Output};
+use super::{CliError, dry_run::DryRun, labels::Labels, output::Output};
 use crate::{
     api::{
         client::Client,
@@ -47,6 +47,8 @@ pub(super) struct Attach {
     /// A port of this host that is to lead to it; can be given more than once
     #[arg(long, value_name = "HOSTPORT:PORT[/tcp|udp]")]
     publish: Vec<Publication>,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +61,8 @@ pub(super) struct Detach {
     network: Name,
     #[command(flatten)]
     endpoint: Attached,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 /// A container: exactly one way to say which.
@@ -106,12 +110,13 @@ fn pid(text: &str) -> Result<NetnsRef, &'static str> {
 
 impl Attach {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
+        let client = self.dry_run.of(client);
         let (network, request) = self.request();
         out.json(&client.attach(&network, &request).await?)
     }
 
     pub(super) fn request(self) -> (Name, AttachRequest) {
-        let Self { network, container, name, aliases, labels, ifname, ip, mac, publish } = self;
+        let Self { network, container, name, aliases, labels, ifname, ip, mac, publish, dry_run: _ } = self;
         let netns = container.netns.or(container.pid).expect("clap demands one of the group");
         let labels = labels.into();
         let request = AttachRequest {
@@ -132,6 +137,7 @@ impl Attach {
 
 impl Detach {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
+        let client = self.dry_run.of(client);
         let (network, request) = self.request();
         let result = client.detach(&network, &request).await?;
         out.print(&result, |_| sentences(&network, &request, &result))

@@ -1,57 +1,33 @@
 //! `overlay drops`, and watching them grow.
 
-use std::time::Duration;
-
 use clap::Args;
-use tokio::{
-    signal,
-    time::{MissedTickBehavior, interval},
-};
 
 use super::{
     CliError,
     output::{Output, Style, or_dash},
+    watch::Watch,
 };
 use crate::api::{client::Client, types::DropView};
 
-const REFRESH: Duration = Duration::from_secs(1);
-
 #[derive(Debug, Args)]
 #[command(after_help = "\
+With --watch, what changed is printed below what was there.
+
 Examples:
   overlay drops
   overlay drops --watch")]
 pub(super) struct Drops {
-    /// Print what changed each second, until Ctrl-C
-    #[arg(long, short)]
-    watch: bool,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 impl Drops {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
-        let drops = client.drops().await?;
-        out.print(&drops, |style| table(&drops, style))?;
-        if !self.watch {
-            return Ok(());
-        }
-        tokio::select! {
-            interrupted = signal::ctrl_c() => Ok(interrupted?),
-            failed = watch(client, out, drops) => failed,
-        }
-    }
-}
-
-async fn watch(client: &Client, out: Output, mut before: Vec<DropView>) -> Result<(), CliError> {
-    let mut ticks = interval(REFRESH);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let now = client.drops().await?;
-        let changed = changes(&before, &now);
-        if !changed.is_empty() {
-            out.print(&changed, |style| format!("\n{}", table(&changed, style)))?;
-        }
-        before = now;
+        let news = |before: &Vec<DropView>, now: &Vec<DropView>| {
+            Some(changes(before, now)).filter(|changed| !changed.is_empty())
+        };
+        let fetch = async || Ok(client.drops().await?);
+        self.watch.show_news(out, fetch, news, |drops, style| table(drops, style)).await
     }
 }
 

@@ -4,8 +4,10 @@ use clap::Subcommand;
 
 use super::{
     CliError, drops,
+    dry_run::DryRun,
     labels::{self, Filter},
     output::{Field, Output, Style, field, or_dash},
+    watch::Watch,
 };
 use crate::{
     api::{
@@ -26,6 +28,8 @@ pub(super) enum Command {
         /// Only those that fit: name=…, network=…, node=…, owner=cni|docker|netavark, label=KEY or label=KEY=VALUE; may be given several times
         #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = Filter::parser(FILTER_FIELDS))]
         filters: Vec<Filter>,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Set or take away labels of an endpoint, on any host: rules that ask for labels follow at once
     #[command(
@@ -42,31 +46,38 @@ pub(super) enum Command {
         /// Key of a label to take away; may be given several times
         #[arg(long = "rm", value_name = "K")]
         remove: Vec<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
     },
     /// Show the endpoints with this name, or the one with this id, and the counters of those on this host
     #[command(after_help = "Example:\n  overlay endpoint inspect bbox1")]
     Inspect {
         /// Name or id of the endpoint
         name: Name,
+        #[command(flatten)]
+        watch: Watch,
     },
 }
 
 impl Command {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
         match self {
-            Self::Ls { filters } => {
-                let mut endpoints = client.endpoints().await?;
-                endpoints.retain(|endpoint| fits(endpoint, &filters));
-                out.print(&endpoints, |style| table(&endpoints, style))
+            Self::Ls { filters, watch } => {
+                let fetch = async || {
+                    let mut endpoints = client.endpoints().await?;
+                    endpoints.retain(|endpoint| fits(endpoint, &filters));
+                    Ok(endpoints)
+                };
+                watch.show(out, fetch, |endpoints, style| table(endpoints, style)).await
             }
-            Self::Label { network, name, set, remove } => {
+            Self::Label { network, name, set, remove, dry_run } => {
                 let change = ChangeLabels { set: set.into_iter().collect(), remove };
-                let endpoint = client.change_labels(&network, &name, &change).await?;
+                let endpoint = dry_run.of(client).change_labels(&network, &name, &change).await?;
                 out.print(&endpoint, |style| details(std::slice::from_ref(&endpoint), style))
             }
-            Self::Inspect { name } => {
-                let endpoints = client.endpoint(&name).await?;
-                out.print(&endpoints, |style| details(&endpoints, style))
+            Self::Inspect { name, watch } => {
+                let fetch = async || Ok(client.endpoint(&name).await?);
+                watch.show(out, fetch, |endpoints, style| details(endpoints, style)).await
             }
         }
     }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     CliError,
     output::{Output, Style},
+    watch::Watch,
 };
 use crate::{
     api::{
@@ -21,25 +22,26 @@ use crate::{
 pub(super) enum Command {
     /// List the BPF maps
     #[command(visible_alias = "list", after_help = "Example:\n  overlay map ls")]
-    Ls,
+    Ls(Watch),
     /// Show what is in a BPF map, decoded, and the bpftool command that shows the same
     #[command(after_help = "Example:\n  overlay map dump fdb")]
     Dump {
         /// Name of the map
         name: Name,
+        #[command(flatten)]
+        watch: Watch,
     },
 }
 
 impl Command {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
         match self {
-            Self::Ls => {
-                let maps = client.maps().await?;
-                out.print(&maps, |style| table(&maps, style))
+            Self::Ls(watch) => {
+                let fetch = async || Ok(client.maps().await?);
+                watch.show(out, fetch, |maps, style| table(maps, style)).await
             }
-            Self::Dump { name } => {
-                let map = client.dump_map(&name).await?;
-                out.print(&map, |style| dump(&map, style))
+            Self::Dump { name, watch } => {
+                watch.show(out, async || Ok(client.dump_map(&name).await?), dump).await
             }
         }
     }

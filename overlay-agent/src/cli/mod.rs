@@ -4,7 +4,10 @@
 //! `output`, which alone knows about tables, JSON and colour.
 
 mod attach;
+mod bugreport;
+mod doctor;
 mod drops;
+mod dry_run;
 mod endpoint;
 mod labels;
 mod map;
@@ -16,6 +19,7 @@ mod publish;
 mod status;
 mod store;
 mod verify;
+mod watch;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -81,6 +85,10 @@ enum Command {
     Status(status::Status),
     /// Compare store, maps, programs, devices and neighbours; exit 1 if something is not as it should be
     Verify(verify::Verify),
+    /// Look at what the overlay stands on; exit 1 if something of it is wrong
+    Doctor(doctor::Doctor),
+    /// Collect what is needed to find a fault into one archive, without secrets
+    Bugreport(bugreport::Bugreport),
     /// Show how many packets were dropped, and why
     Drops(drops::Drops),
     /// Move the cluster's state from one store to another
@@ -161,6 +169,8 @@ impl Command {
             Self::Unpublish(command) => command.run(client, out).await,
             Self::Status(status) => status.run(client, out).await,
             Self::Verify(verify) => verify.run(client, out).await,
+            Self::Doctor(doctor) => doctor.run(client, out).await,
+            Self::Bugreport(bugreport) => bugreport.run(client, out).await,
             Self::Drops(drops) => drops.run(client, out).await,
             Self::Store(command) => command.run(client, out).await,
             Self::Map(command) => command.run(client, out).await,

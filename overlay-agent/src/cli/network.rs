@@ -7,9 +7,12 @@ use ipnet::Ipv4Net;
 use overlay_common::vni::Vni;
 
 use super::{
-    CliError, endpoint,
+    CliError,
+    dry_run::DryRun,
+    endpoint,
     labels::{self, Filter, Labels},
     output::{Output, Style, field, or_dash, yes_or_no},
+    watch::Watch,
 };
 use crate::{
     api::{
@@ -36,12 +39,16 @@ Examples:
         /// Only those that fit: name=…, internal=true, label=KEY or label=KEY=VALUE; may be given several times
         #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = Filter::parser(FILTER_FIELDS))]
         filters: Vec<Filter>,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Show a network and its endpoints on all hosts
     #[command(after_help = "Example:\n  overlay network inspect ov_net1")]
     Inspect {
         /// Name of the network
         name: Name,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Remove all networks that have no endpoints
     #[command(after_help = "\
@@ -52,15 +59,16 @@ Examples:
         /// Only those that fit, as with `network ls`
         #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = Filter::parser(FILTER_FIELDS))]
         filters: Vec<Filter>,
-        /// Show what would be removed
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        dry_run: DryRun,
     },
     /// Remove a network that has no endpoints
     #[command(after_help = "Example:\n  overlay network rm ov_net1")]
     Rm {
         /// Name of the network
         name: Name,
+        #[command(flatten)]
+        dry_run: DryRun,
     },
 }
 
@@ -88,6 +96,8 @@ pub(super) struct Create {
     internal: bool,
     #[command(flatten)]
     labels: Labels,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 const FILTER_FIELDS: &[&str] = &["name", "internal"];
@@ -101,15 +111,11 @@ fn fits(network: &NetworkView, filters: &[Filter]) -> bool {
 }
 
 /// Removes the networks without endpoints that fit. One that gets an endpoint meanwhile stays.
-async fn prune(client: &Client, filters: &[Filter], dry_run: bool) -> Result<Vec<NetworkView>, CliError> {
+async fn prune(client: &Client, filters: &[Filter]) -> Result<Vec<NetworkView>, CliError> {
     let used: BTreeSet<Name> = client.endpoints().await?.into_iter().map(|e| e.network).collect();
     let networks = client.networks().await?;
     let mut pruned = Vec::new();
     for network in networks.into_iter().filter(|n| !used.contains(&n.name) && fits(n, filters)) {
-        if dry_run {
-            pruned.push(network);
-            continue;
-        }
         match client.remove_network(&network.name).await {
             Ok(network) => pruned.push(network),
             Err(ClientError::Api(body)) if matches!(body.code, ErrorCode::Conflict | ErrorCode::NotFound) => {
@@ -122,7 +128,7 @@ async fn prune(client: &Client, filters: &[Filter], dry_run: bool) -> Result<Vec
 
 impl From<Create> for CreateNetwork {
     fn from(create: Create) -> Self {
-        let Create { name, subnet, gateway, ip_range, vni, mtu, internal, labels } = create;
+        let Create { name, subnet, gateway, ip_range, vni, mtu, internal, labels, dry_run: _ } = create;
         Self { name, subnet, gateway, ip_range, vni, mtu, internal, labels: labels.into() }
     }
 }
@@ -131,24 +137,26 @@ impl Command {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
         match self {
             Self::Create(create) => {
-                let network = client.create_network(&create.into()).await?;
+                let network = create.dry_run.of(client).create_network(&create.into()).await?;
                 out.print(&network, |style| table(std::slice::from_ref(&network), style))
             }
-            Self::Ls { filters } => {
-                let mut networks = client.networks().await?;
-                networks.retain(|network| fits(network, &filters));
-                out.print(&networks, |style| table(&networks, style))
+            Self::Ls { filters, watch } => {
+                let fetch = async || {
+                    let mut networks = client.networks().await?;
+                    networks.retain(|network| fits(network, &filters));
+                    Ok(networks)
+                };
+                watch.show(out, fetch, |networks, style| table(networks, style)).await
             }
-            Self::Inspect { name } => {
-                let network = client.network(&name).await?;
-                out.print(&network, |style| detail(&network, style))
+            Self::Inspect { name, watch } => {
+                watch.show(out, async || Ok(client.network(&name).await?), detail).await
             }
             Self::Prune { filters, dry_run } => {
-                let networks = prune(client, &filters, dry_run).await?;
+                let networks = prune(&dry_run.of(client), &filters).await?;
                 out.print(&networks, |_| networks.iter().map(|n| format!("{}\n", n.name)).collect())
             }
-            Self::Rm { name } => {
-                let network = client.remove_network(&name).await?;
+            Self::Rm { name, dry_run } => {
+                let network = dry_run.of(client).remove_network(&name).await?;
                 out.print(&network, |_| format!("{}\n", network.name))
             }
         }

@@ -5,8 +5,11 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::{
-    CliError, endpoint,
-    output::{Output, Style, age, field, or_dash, yes_or_no},
+    CliError,
+    dry_run::DryRun,
+    endpoint,
+    output::{Output, Style, Text, age, field, or_dash, yes_or_no},
+    watch::Watch,
 };
 use crate::{
     api::{
@@ -20,12 +23,14 @@ use crate::{
 pub(super) enum Command {
     /// List the hosts of the cluster
     #[command(visible_alias = "list", after_help = "Example:\n  overlay node ls -o json")]
-    Ls,
+    Ls(Watch),
     /// Show a host and its endpoints
     #[command(after_help = "Example:\n  overlay node inspect host2")]
     Inspect {
         /// Name of the node
         name: Name,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Let a host take no new containers; those that it has stay
     #[command(after_help = "\
@@ -38,6 +43,8 @@ Examples:
         /// Let it take containers again
         #[arg(long)]
         undo: bool,
+        #[command(flatten)]
+        dry_run: DryRun,
     },
     /// Take a host out of the cluster that is gone for good
     #[command(after_help = "\
@@ -50,26 +57,27 @@ Examples:
         /// Also if it is up or has containers: these lose their addresses at once
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        dry_run: DryRun,
     },
 }
 
 impl Command {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
         match self {
-            Self::Ls => {
-                let nodes = client.nodes().await?;
-                out.print(&nodes, |style| table(&nodes, Timestamp::now(), style))
+            Self::Ls(watch) => {
+                let fetch = async || Ok(client.nodes().await?);
+                watch.show(out, fetch, |nodes, style| table(nodes, Timestamp::now(), style)).await
             }
-            Self::Inspect { name } => {
-                let node = client.node(&name).await?;
-                out.print(&node, |style| detail(&node, style))
+            Self::Inspect { name, watch } => {
+                watch.show(out, async || Ok(client.node(&name).await?), detail).await
             }
-            Self::Drain { name, undo } => {
-                let node = client.drain(&name, !undo).await?;
+            Self::Drain { name, undo, dry_run } => {
+                let node = dry_run.of(client).drain(&name, !undo).await?;
                 out.print(&node, |style| table(std::slice::from_ref(&node), Timestamp::now(), style))
             }
-            Self::Rm { name, force } => {
-                let removed = client.remove_node(&name, RemoveNode { force }).await?;
+            Self::Rm { name, force, dry_run } => {
+                let removed = dry_run.of(client).remove_node(&name, RemoveNode { force }).await?;
                 out.print(&removed, |_| sentence(&removed))
             }
         }
@@ -79,9 +87,7 @@ impl Command {
 pub(super) fn table(nodes: &[NodeView], now: Timestamp, style: Style) -> String {
     let passed = |time: Option<Timestamp>| or_dash(time.map(|time| age(ago(time, now))));
     let row = |node: &NodeView| {
-        [
-            node.name.to_string(),
-            state(node),
+        let plain = [
             passed(node.since),
             passed(node.registered),
             node.vtep.to_string(),
@@ -89,7 +95,8 @@ pub(super) fn table(nodes: &[NodeView], now: Timestamp, style: Style) -> String 
             node.endpoints.to_string(),
             node.version.clone(),
             yes_or_no(node.local),
-        ]
+        ];
+        [node.name.to_string().into(), toned_state(node)].into_iter().chain(plain.map(Text::from))
     };
     let header = ["NAME", "STATE", "FOR", "AGE", "VTEP", "PORT", "ENDPOINTS", "VERSION", "LOCAL"];
     style.table(header, nodes.iter().map(row))
@@ -120,6 +127,15 @@ pub(super) fn sentence(removed: &RemovedNode) -> String {
         ""
     };
     format!("{name} removed{endpoints}{record}\n")
+}
+
+fn toned_state(node: &NodeView) -> Text {
+    let state = Text::from(state(node));
+    match node.state {
+        NodeState::Up => state.good(),
+        NodeState::Stopped => state,
+        NodeState::Silent | NodeState::Down | NodeState::Gone => state.bad(),
+    }
 }
 
 fn state(node: &NodeView) -> String {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use comfy_table::{Attribute, Cell, Table, presets::NOTHING};
+use comfy_table::{Attribute, Cell, Color, Table, presets::NOTHING};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
@@ -50,9 +50,32 @@ impl Output {
         }
     }
 
+    /// Whether two answers look different. As JSON, all of them is shown.
+    pub(super) fn shows_otherwise<T>(self, a: &T, b: &T, human: impl Fn(&T, Style) -> String) -> bool {
+        self.format == Format::Json || human(a, self.style) != human(b, self.style)
+    }
+
     /// Prints an answer as JSON in either format.
     pub(super) fn json(self, answer: &impl Serialize) -> Result<(), CliError> {
         write(&format!("{}\n", serde_json::to_string_pretty(answer).map_err(io::Error::from)?))
+    }
+
+    /// Whether a later result may take the place of an earlier one.
+    pub(super) fn redraws(self) -> bool {
+        self.format == Format::Table && is_terminal()
+    }
+
+    /// Prints a result in the place of whatever the terminal shows.
+    pub(super) fn redraw(self, text: &str) -> Result<(), CliError> {
+        const HOME: &str = "\x1b[H";
+        const CLEAR_LINE: &str = "\x1b[K";
+        const CLEAR_BELOW: &str = "\x1b[J";
+        write(&format!("{HOME}{}{CLEAR_BELOW}", text.replace('\n', &format!("{CLEAR_LINE}\n"))))
+    }
+
+    /// How text is laid out there.
+    pub(super) fn style(self) -> Style {
+        self.style
     }
 
     /// Prints what the API has no answer for: programs have the exit code.
@@ -73,8 +96,13 @@ fn write(text: &str) -> Result<(), CliError> {
 /// See <https://no-color.org>.
 fn wants_colour() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    is_terminal() && !refused
+}
+
+/// A terminal that understands more than text.
+fn is_terminal() -> bool {
     let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-    io::stdout().is_terminal() && !refused && !dumb
+    io::stdout().is_terminal() && !dumb
 }
 
 /// How text is laid out.
@@ -85,7 +113,7 @@ pub(super) struct Style {
 
 impl Style {
     /// Aligned columns without borders; only the header if there are no rows.
-    pub(super) fn table<R: IntoIterator<Item = String>>(
+    pub(super) fn table<R: IntoIterator<Item: Into<Text>>>(
         self,
         header: impl IntoIterator<Item = impl Into<String>>,
         rows: impl IntoIterator<Item = R>,
@@ -99,7 +127,7 @@ impl Style {
             header.into_iter().map(|title| Cell::new(title.into()).add_attribute(Attribute::Bold)),
         );
         table.add_rows(
-            rows.into_iter().map(|row| row.into_iter().map(|text| printable(&text)).collect::<Vec<_>>()),
+            rows.into_iter().map(|row| row.into_iter().map(|text| cell(&text.into())).collect::<Vec<_>>()),
         );
         for column in table.column_iter_mut() {
             column.set_padding((0, GAP));
@@ -110,13 +138,14 @@ impl Style {
     /// Lines `name: value`, the values aligned.
     pub(super) fn fields(self, fields: &[Field]) -> String {
         let width = 1 + fields.iter().map(|field| field.name.len()).max().unwrap_or_default();
-        let line = |field: &Field| format!("{:width$} {}\n", format!("{}:", field.name), self.value(field));
+        let line =
+            |field: &Field| format!("{:width$} {}\n", format!("{}:", field.name), self.value(&field.value));
         fields.iter().map(line).collect()
     }
 
-    fn value(self, field: &Field) -> String {
-        let text = printable(&field.value);
-        match field.tone {
+    fn value(self, value: &Text) -> String {
+        let text = printable(&value.text);
+        match value.tone {
             Tone::Good if self.colour => text.green().to_string(),
             Tone::Bad if self.colour => text.red().to_string(),
             _ => text,
@@ -124,27 +153,28 @@ impl Style {
     }
 }
 
-/// A line of [`Style::fields`].
-#[derive(Clone, Debug)]
-pub(super) struct Field {
-    name: &'static str,
-    value: String,
+/// Text, and whether it is good or bad news.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Text {
+    text: String,
     tone: Tone,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum Tone {
+    #[default]
     Plain,
     Good,
     Bad,
 }
 
-/// A line of [`Style::fields`] in no colour.
-pub(super) fn field(name: &'static str, value: &dyn Display) -> Field {
-    Field { name, value: value.to_string(), tone: Tone::Plain }
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self { text, tone: Tone::Plain }
+    }
 }
 
-impl Field {
+impl Text {
     /// All is well.
     pub(super) fn good(self) -> Self {
         Self { tone: Tone::Good, ..self }
@@ -153,6 +183,39 @@ impl Field {
     /// Somebody should look at this.
     pub(super) fn bad(self) -> Self {
         Self { tone: Tone::Bad, ..self }
+    }
+}
+
+fn cell(Text { text, tone }: &Text) -> Cell {
+    let cell = Cell::new(printable(text));
+    match tone {
+        Tone::Plain => cell,
+        Tone::Good => cell.fg(Color::Green),
+        Tone::Bad => cell.fg(Color::Red),
+    }
+}
+
+/// A line of [`Style::fields`].
+#[derive(Clone, Debug)]
+pub(super) struct Field {
+    name: &'static str,
+    value: Text,
+}
+
+/// A line of [`Style::fields`] in no colour.
+pub(super) fn field(name: &'static str, value: &dyn Display) -> Field {
+    Field { name, value: value.to_string().into() }
+}
+
+impl Field {
+    /// All is well.
+    pub(super) fn good(self) -> Self {
+        Self { value: self.value.good(), ..self }
+    }
+
+    /// Somebody should look at this.
+    pub(super) fn bad(self) -> Self {
+        Self { value: self.value.bad(), ..self }
     }
 }
 

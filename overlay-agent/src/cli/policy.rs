@@ -6,8 +6,10 @@ use clap::{ArgGroup, Args, Subcommand};
 
 use super::{
     CliError,
+    dry_run::DryRun,
     labels::{self, label},
     output::{Output, Style, or_dash},
+    watch::Watch,
 };
 use crate::{
     api::{
@@ -39,13 +41,15 @@ Examples:
     Rm {
         /// Id of the rule
         id: RuleId,
+        #[command(flatten)]
+        dry_run: DryRun,
     },
     /// Let the rules between two networks decide alone: what was audited is enforced, and `allow A B` ends
     #[command(after_help = "Example:\n  overlay policy enforce ov_net1 ov_net2")]
     Enforce(Pair),
     /// List what may pass between networks, with what this host counted; nothing else may
     #[command(visible_alias = "list", after_help = "Example:\n  overlay policy ls")]
-    Ls,
+    Ls(Watch),
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +58,8 @@ pub(super) struct Pair {
     a: Name,
     /// Name of the other network
     b: Name,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +87,8 @@ pub(super) struct Allow {
     /// Drop nothing from A to B: count what no rule allows, see `overlay policy ls` and `enforce`
     #[arg(long, requires = "rule")]
     audit: bool,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 impl Allow {
@@ -90,6 +98,7 @@ impl Allow {
     }
 
     async fn run(self, client: &Client) -> Result<Vec<PolicyView>, CliError> {
+        let client = self.dry_run.of(client);
         if !self.is_rule() {
             return Ok(client.allow(&self.a, &self.b).await?);
         }
@@ -106,16 +115,19 @@ impl Command {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
         let policies = match self {
             Self::Allow(allow) => allow.run(client).await?,
-            Self::Deny(Pair { a, b }) => {
-                client.deny(&a, &b).await?;
+            Self::Deny(Pair { a, b, dry_run }) => {
+                dry_run.of(client).deny(&a, &b).await?;
                 return out.say(&format!("{a} and {b} may not talk\n"));
             }
-            Self::Rm { id } => {
-                client.remove_rule(id).await?;
+            Self::Rm { id, dry_run } => {
+                dry_run.of(client).remove_rule(id).await?;
                 return out.say(&format!("rule {id} is removed\n"));
             }
-            Self::Enforce(Pair { a, b }) => client.enforce(&a, &b).await?,
-            Self::Ls => client.policies().await?,
+            Self::Enforce(Pair { a, b, dry_run }) => dry_run.of(client).enforce(&a, &b).await?,
+            Self::Ls(watch) => {
+                let fetch = async || Ok(client.policies().await?);
+                return watch.show(out, fetch, |policies, style| table(policies, style)).await;
+            }
         };
         out.print(&policies, |style| table(&policies, style))
     }

@@ -4,7 +4,9 @@ use clap::{Args, Subcommand};
 
 use super::{
     CliError,
+    dry_run::DryRun,
     output::{Output, Style},
+    watch::Watch,
 };
 use crate::{
     api::{client::Client, types::PublicationView},
@@ -26,13 +28,15 @@ pub(super) struct Publish {
     command: Option<Command>,
     #[command(flatten)]
     port: Option<Port>,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List published ports on all hosts
     #[command(visible_alias = "list", after_help = "Example:\n  overlay publish ls")]
-    Ls,
+    Ls(Watch),
 }
 
 #[derive(Debug, Args)]
@@ -40,6 +44,8 @@ enum Command {
 pub(super) struct Unpublish {
     #[command(flatten)]
     port: Port,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 #[derive(Debug, Args)]
@@ -55,10 +61,12 @@ struct Port {
 
 impl Publish {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
-        let published = match self.port {
-            Some(Port { network, name, publication }) => client.publish(&network, &name, publication).await?,
-            None => client.publications().await?,
+        let Some(Port { network, name, publication }) = self.port else {
+            let Some(Command::Ls(watch)) = self.command else { unreachable!("clap demands one of the two") };
+            let fetch = async || Ok(client.publications().await?);
+            return watch.show(out, fetch, |published, style| table(published, style)).await;
         };
+        let published = self.dry_run.of(client).publish(&network, &name, publication).await?;
         out.print(&published, |style| table(&published, style))
     }
 }
@@ -66,7 +74,7 @@ impl Publish {
 impl Unpublish {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
         let Port { network, name, publication } = self.port;
-        let published = client.unpublish(&network, &name, publication).await?;
+        let published = self.dry_run.of(client).unpublish(&network, &name, publication).await?;
         out.print(&published, |style| table(&published, style))
     }
 }

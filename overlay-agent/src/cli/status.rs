@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{
     CliError,
     output::{Field, Output, Style, field, or_dash},
+    watch::Watch,
 };
 use crate::api::{
     client::{Client, ClientError},
@@ -29,15 +30,16 @@ pub(super) struct Status {
     /// How long to wait at most
     #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "wait")]
     timeout: u32,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 impl Status {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
-        let status = match self.wait {
-            true => wait(client, Duration::from_secs(self.timeout.into())).await?,
-            false => client.status().await?,
-        };
-        out.print(&status, |style| detail(&status, style))
+        if self.wait {
+            wait(client, Duration::from_secs(self.timeout.into())).await?;
+        }
+        self.watch.show(out, async || Ok(client.status().await?), detail).await
     }
 }
 

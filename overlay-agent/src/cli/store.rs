@@ -10,12 +10,12 @@ use std::{
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{CliError, output::Output};
+use super::{CliError, dry_run::DryRun, output::Output};
 use crate::{
     api::client::Client,
     config::AccessSettings,
     store::{
-        self, Store, Target,
+        self, Rehearsal, Store, Target,
         transfer::{self, Document, Existing, Imported, TransferError},
     },
 };
@@ -62,6 +62,8 @@ pub(super) struct Import {
     /// Like --force, and delete what is not in the export
     #[arg(long)]
     replace: bool,
+    #[command(flatten)]
+    dry_run: DryRun,
     /// File to read; standard input if left out
     file: Option<PathBuf>,
 }
@@ -105,7 +107,8 @@ impl Import {
             None => client.status().await?.store,
         };
         let target = Target { url, access: self.access.clone().read()? };
-        let store = store::open(&target).await.map_err(TransferError::from)?;
+        let store =
+            if self.dry_run.is_asked_for() { rehearsal(&target).await? } else { opened(&target).await? };
         let bar = progress_bar();
         let progress = |done: usize, total: usize| {
             bar.set_length(total as u64);
@@ -143,14 +146,30 @@ pub(super) fn sentence(done: &Imported) -> String {
     format!("{written} keys written, {unchanged} unchanged, {deleted} deleted{continued}\n")
 }
 
+async fn opened(target: &Target) -> Result<Arc<dyn Store>, CliError> {
+    Ok(store::open(target).await.map_err(TransferError::from)?)
+}
+
 /// A store that is only read is not made: a file under a misspelt name would be an empty cluster.
 async fn open_existing(target: &Target) -> Result<Arc<dyn Store>, CliError> {
-    match target.url.strip_prefix("sqlite://").map(Path::new) {
-        Some(path) if path.is_absolute() && !path.exists() => {
-            Err(file_error(path, io::Error::from(io::ErrorKind::NotFound)))
-        }
-        _ => Ok(store::open(target).await.map_err(TransferError::from)?),
+    match missing_file(target) {
+        Some(path) => Err(file_error(path, io::Error::from(io::ErrorKind::NotFound))),
+        None => opened(target).await,
     }
+}
+
+/// A store that takes everything and keeps nothing. A file that is not there would be made, empty.
+async fn rehearsal(target: &Target) -> Result<Arc<dyn Store>, CliError> {
+    Ok(Arc::new(match missing_file(target) {
+        Some(_) => Rehearsal::of_nothing(&target.url),
+        None => Rehearsal::before(&opened(target).await?),
+    }))
+}
+
+/// The file of the embedded store, if it is not there.
+fn missing_file(target: &Target) -> Option<&Path> {
+    let path = Path::new(target.url.strip_prefix("sqlite://")?);
+    (path.is_absolute() && !path.exists()).then_some(path)
 }
 
 /// All of the file or nothing: an export cut short would be a smaller cluster.

@@ -13,7 +13,10 @@ use crate::api::types::{
     GatewayView, LocalEndpointView, MapDump, MapView, NetnsRef, NetworkView, NodeDetail, NodeState, NodeView,
     PolicyAction, PolicyView, RemovedNode, RuleCounts, StaleView, Status, UnderlayView, XdpView,
 };
-use crate::model::{Allowance, FrontEnd, Owner, Timestamp, Traffic};
+use crate::{
+    doctor::{Finding, Health},
+    model::{Allowance, FrontEnd, Owner, Timestamp, Traffic},
+};
 
 const PLAIN: Style = Style { colour: false };
 
@@ -163,6 +166,53 @@ fn wrong_usage_is_one_line(#[case] line: &str, #[case] expected: &str) {
     let error = parse(line).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert_eq!(usage_line(&error.to_string()), expected);
+}
+
+#[rstest]
+#[case("drops --watch")]
+#[case("drops -w")]
+#[case("network ls --watch=0.5")]
+#[case("network ls --watch --filter name=a")]
+#[case("endpoint inspect a --watch=2")]
+#[case("publish ls --watch")]
+fn what_shows_something_can_be_watched(#[case] line: &str) {
+    command(line);
+}
+
+#[rstest]
+#[case("network ls --watch=0", "seconds lie between 0.1 and 86400")]
+#[case("network rm a --watch", "unexpected argument '--watch'")]
+#[case("network ls --dry-run", "unexpected argument '--dry-run'")]
+fn nothing_else_can(#[case] line: &str, #[case] expected: &str) {
+    let said = usage_line(&parse(line).unwrap_err().to_string());
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn under_what_is_not_well_stands_what_to_do() {
+    let finding = |check, health, fix: Option<&str>| Finding {
+        check,
+        health,
+        found: "as found".to_owned(),
+        fix: fix.map(str::to_owned),
+    };
+    let findings = [
+        finding("kernel", Health::Ok, None),
+        finding("GRO", Health::Note, Some("turn it on")),
+        finding("store", Health::Wrong, Some("start it")),
+    ];
+    let expected = lines(
+        "
+        |IS     CHECK   FOUND
+        |ok     kernel  as found
+        |note   GRO     as found
+        |               -> turn it on
+        |WRONG  store   as found
+        |               -> start it",
+    );
+    assert_eq!(doctor::text(&findings, PLAIN), expected);
+    let coloured = doctor::text(&findings, Style { colour: true });
+    assert!(coloured.contains('\u{1b}'), "{coloured:?}");
 }
 
 #[test]

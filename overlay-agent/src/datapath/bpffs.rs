@@ -16,7 +16,7 @@ use nix::{
 use super::DatapathError;
 
 /// Where distributions mount the BPF file system.
-const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
+pub const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 /// Held while looking and mounting: two agents that start together must not mount over each other.
 const MOUNT_LOCK: &str = "/run/overlay-bpffs.lock";
 
@@ -28,7 +28,7 @@ const MOUNT_LOCK: &str = "/run/overlay-bpffs.lock";
 pub fn prepare(dir: &Path) -> Result<Option<String>, DatapathError> {
     let fail = |source| DatapathError::Bpffs { path: dir.to_owned(), source };
     let _lock = lock_mounts().map_err(fail)?;
-    let mounted = if is_bpffs(nearest_existing(dir)).map_err(fail)? {
+    let mounted = if holds(dir).map_err(fail)? {
         false
     } else {
         mount_for(dir).map_err(fail)?;
@@ -41,6 +41,14 @@ pub fn prepare(dir: &Path) -> Result<Option<String>, DatapathError> {
          start agents with `nsenter --net=…` instead of `ip netns exec`"
             .to_owned()
     }))
+}
+
+/// Whether `dir`, or what there is of the way to it, lies on a BPF file system.
+///
+/// # Errors
+/// If it cannot be looked at.
+pub fn holds(dir: &Path) -> io::Result<bool> {
+    is_bpffs(nearest_existing(dir))
 }
 
 /// Removes our directory, and the mount if it is on the directory itself. What is gone is no error.

@@ -300,6 +300,15 @@ fn is_attached(ebpf: &mut Ebpf, hook: &Hook, xdp: &[u32]) -> Result<bool, Datapa
     Ok(programs.iter().any(|program| program.id() == own))
 }
 
+/// How many programs run at a device's ingress, whoever's they are.
+///
+/// # Errors
+/// Why this kernel cannot be asked; one without tcx cannot.
+pub fn programs_at_ingress(ifname: &str) -> Result<usize, String> {
+    let programs = SchedClassifier::query_tcx(ifname, TcAttachType::Ingress);
+    programs.map(|(_, programs)| programs.len()).map_err(|e| chain(&e))
+}
+
 /// An error with its causes: aya keeps the kernel's own word in the source.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |e| e.source());

@@ -34,6 +34,12 @@ impl Timestamp {
         SystemTime::now().into()
     }
 
+    /// Seconds since the beginning of 1970.
+    #[must_use]
+    pub fn unix(self) -> u64 {
+        self.0
+    }
+
     /// How far apart two moments are, whichever is the earlier.
     #[must_use]
     pub fn distance(self, other: Self) -> Duration {

@@ -73,14 +73,23 @@ fn accept(chain: &Chain<'static>, key: MetaKey, device: &str) -> Rule<'static> {
 
 async fn dropping_chains() -> Result<Vec<Chain<'static>>, NatError> {
     let mut chains = forward_chains().await?;
-    chains.retain(|chain| chain.policy == Some(NfChainPolicy::Drop));
+    chains.retain(drops);
     Ok(chains)
+}
+
+fn drops(chain: &Chain<'_>) -> bool {
+    chain.policy == Some(NfChainPolicy::Drop)
 }
 
 /// The filter chains of others that forwarded IPv4 packets go through.
 async fn forward_chains() -> Result<Vec<Chain<'static>>, NatError> {
+    chains_at(NfHook::Forward).await
+}
+
+/// The filter chains of others at a hook for IPv4 packets.
+async fn chains_at(hook: NfHook) -> Result<Vec<Chain<'static>>, NatError> {
     let is_meant = |chain: &Chain<'_>| {
-        chain.hook == Some(NfHook::Forward)
+        chain.hook == Some(hook)
             && chain._type == Some(NfChainType::Filter)
             && matches!(chain.family, NfFamily::IP | NfFamily::INet)
             && chain.table != TABLE
@@ -92,9 +101,48 @@ async fn forward_chains() -> Result<Vec<Chain<'static>>, NatError> {
     Ok(chains.filter(is_meant).collect())
 }
 
+/// A chain of somebody else's that drops by policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedChain {
+    /// Family, table and name, as `nft` takes them.
+    pub name: String,
+    /// What is forwarded goes through it; else what arrives at the host.
+    pub forwards: bool,
+    /// Where it forwards, our rules are there; else some rule speaks of the tunnels' port.
+    pub is_open: bool,
+}
+
+/// The chains that drop by policy what is forwarded, or what arrives.
+///
+/// # Errors
+/// If `nft` cannot be run or refuses.
+pub async fn closed_chains(vxlan_port: u16) -> Result<Vec<ClosedChain>, NatError> {
+    let mut closed = Vec::new();
+    for hook in [NfHook::Forward, NfHook::Input] {
+        for chain in chains_at(hook).await?.into_iter().filter(drops) {
+            let forwards = hook == NfHook::Forward;
+            let is_open = match forwards {
+                true => !own_rules(&chain).await?.is_empty(),
+                // A rule may say it in many ways (ranges, sets, jumps): this is a hint, not a proof.
+                false => listing_of(&chain).await?.contains(&vxlan_port.to_string()),
+            };
+            let name = format!("{} {} {}", family(&chain), chain.table, chain.name);
+            closed.push(ClosedChain { name, forwards, is_open });
+        }
+    }
+    Ok(closed)
+}
+
+fn family(chain: &Chain<'_>) -> &'static str {
+    if chain.family == NfFamily::INet { "inet" } else { "ip" }
+}
+
+async fn listing_of(chain: &Chain<'static>) -> Result<String, NatError> {
+    list(&["chain", family(chain), &chain.table, &chain.name]).await
+}
+
 async fn own_rules(chain: &Chain<'static>) -> Result<Vec<Rule<'static>>, NatError> {
-    let family = if chain.family == NfFamily::INet { "inet" } else { "ip" };
-    let listing = list(&["chain", family, &chain.table, &chain.name]).await?;
+    let listing = listing_of(chain).await?;
     let rules = objects(&listing)?.into_iter().filter_map(|object| match object {
         NfListObject::Rule(rule) if rule.comment.as_deref() == Some(COMMENT) => Some(rule),
         _ => None,

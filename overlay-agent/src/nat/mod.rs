@@ -13,6 +13,7 @@ mod table;
 
 use nftables::{helper, schema::Nftables};
 
+pub use forward::{ClosedChain, closed_chains};
 pub use table::{Published, Rules};
 
 /// Our table, of family `ip`.

@@ -68,7 +68,11 @@ impl Netlink {
         }
     }
 
-    async fn feature(&self, ifname: &str, feature: &str) -> Result<bool, NetlinkError> {
+    /// The features that are on.
+    ///
+    /// # Errors
+    /// If there is no such device or the kernel cannot be asked.
+    pub async fn features(&self, ifname: &str) -> Result<Vec<String>, NetlinkError> {
         check_ifname(ifname)?;
         let operation = format!("read the features of interface {ifname:?}");
         let no_answer = || NetlinkError::NoAnswer { operation: operation.clone() };
@@ -80,11 +84,11 @@ impl Netlink {
         let answers = timeout(ANSWER_TIMEOUT, read).await.map_err(|_| no_answer())?;
         let answers = answers.map_err(|error| ethtool_error(error, ifname, &operation))?;
         let attributes = answers.into_iter().flat_map(|answer| answer.payload.nlas);
-        attributes
-            .filter_map(active)
-            .next()
-            .map(|names| names.iter().any(|name| name == feature))
-            .ok_or_else(no_answer)
+        attributes.filter_map(active).next().ok_or_else(no_answer)
+    }
+
+    async fn feature(&self, ifname: &str, feature: &str) -> Result<bool, NetlinkError> {
+        Ok(self.features(ifname).await?.iter().any(|active| active == feature))
     }
 
     async fn set_feature(&self, ifname: &str, feature: &str, on: bool) -> Result<(), NetlinkError> {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use overlay_common::mac::Mac;
 
 use super::{
@@ -62,6 +62,9 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
     publish::check(context, &network.record, &request.publish)?;
     let (endpoint, revision) = claim(context, &network.record.name, &plan, &ns).await?;
     drop(publishing);
+    if context.rehearses() {
+        return result(context, &endpoint, &network.record, Plumbing::rehearsed(&endpoint, &network.record));
+    }
     match plumb(context, &ns, &endpoint, &network.record, revision).await {
         Ok(plumbing) => {
             tracing::info!(endpoint = %endpoint.name, network = %endpoint.network, ip = %endpoint.ipv4, "attached");
@@ -165,6 +168,26 @@ struct Plumbing {
     host: Link,
     /// Routes set in the container.
     routes: Vec<ContainerRoute>,
+}
+
+impl Plumbing {
+    /// What would be made. The host side's hardware address is the kernel's to choose.
+    fn rehearsed(endpoint: &Endpoint, network: &Network) -> Self {
+        let host = Link {
+            ifindex: 0,
+            name: paths::host_veth(&endpoint.id),
+            mac: Mac::default(),
+            mtu: netlink::HOST_VETH_MTU,
+            up: true,
+            kind: None,
+            controller: None,
+            xdp_programs: Vec::new(),
+        };
+        Self {
+            host,
+            routes: vec![ContainerRoute { destination: Ipv4Net::default(), gateway: network.gateway }],
+        }
+    }
 }
 
 /// Makes the devices. Nothing that the container sends gets through before its packets are filtered and the

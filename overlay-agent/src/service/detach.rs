@@ -55,7 +55,9 @@ async fn remove_all(context: &Context, endpoints: Vec<Versioned<Endpoint>>) -> R
 async fn remove(context: &Context, endpoint: &Versioned<Endpoint>) -> Result<()> {
     let record = &endpoint.record;
     let _progress = context.in_progress.begin_detach(&record.id);
-    context.netlink.delete_by_name(&paths::host_veth(&record.id)).await?;
+    if !context.rehearses() {
+        context.netlink.delete_by_name(&paths::host_veth(&record.id)).await?;
+    }
     match release_now(context, endpoint).await {
         Ok(Outcome::Committed(revision)) => context.in_force(revision).await?,
         Ok(Outcome::Conflict(_)) => {}
@@ -83,6 +85,9 @@ async fn release_now(
 
 /// Takes the endpoint out of this host's maps and views, and leaves the store to be told when it can be.
 async fn release_later(context: &Context, endpoint: &Versioned<Endpoint>, reason: &str) -> Result<()> {
+    if context.rehearses() {
+        return Ok(());
+    }
     tracing::warn!(endpoint = %endpoint.record.name, reason, "detached here; the store will be told");
     let (outbox, release) = (Arc::clone(&context.outbox), Release::from(endpoint));
     // Writes a file.

@@ -34,6 +34,7 @@ use std::{
 };
 
 use tokio::{sync::watch, time::timeout};
+use tracing::{Dispatch, instrument::WithSubscriber as _};
 
 pub(crate) use claim::release;
 pub use error::ServiceError;
@@ -50,22 +51,25 @@ use crate::{
     datapath::Datapath,
     model::{Cluster, Name, Network, Publication, RuleId, cluster::Versioned},
     netlink::Netlink,
-    store::{Failure, Revision, Store, transfer::Exported},
+    store::{Failure, Rehearsal, Revision, Store, transfer::Exported},
     verify::Verification,
 };
 
 type Result<T> = std::result::Result<T, ServiceError>;
 
 /// What the operations work with.
+#[derive(Clone)]
 pub struct Context {
     /// The agent's settings.
     pub config: Config,
     /// The cluster's state, to change it.
     pub store: Arc<dyn Store>,
+    /// Where changes go that are only rehearsed; `store` is the same then.
+    pub rehearsal: Option<Arc<Rehearsal>>,
     /// Why the store could not be changed when that was last tried.
     pub changes: watch::Receiver<Option<Failure>>,
     /// The cluster's state, to read it.
-    pub mirror: Mirror,
+    pub mirror: Arc<Mirror>,
     /// What is detached, but in the store.
     pub outbox: Arc<Outbox>,
     /// Why the last sign of life could not be given.
@@ -79,20 +83,30 @@ pub struct Context {
     /// The kernel side, to read counters and maps.
     pub datapath: Arc<Mutex<Datapath>>,
     /// Who makes the maps true.
-    pub reconciler: reconciler::Handle,
+    pub reconciler: Arc<reconciler::Handle>,
     /// Endpoints that are being made or removed.
     pub in_progress: Arc<InProgress>,
     /// What the agent repaired by itself.
     pub repairs: Arc<Repairs>,
     /// Held while ports of this host are given away.
-    pub publishing: tokio::sync::Mutex<()>,
+    pub publishing: Arc<tokio::sync::Mutex<()>>,
     /// What is not as it should be on this host.
     pub warnings: Vec<String>,
 }
 
 impl Context {
+    /// The cluster's state, with what was rehearsed.
     fn cluster(&self) -> Arc<Cluster> {
-        self.mirror.now()
+        let mut cluster = self.mirror.now();
+        for event in self.rehearsal.iter().flat_map(|rehearsal| rehearsal.events()) {
+            Arc::make_mut(&mut cluster).apply(&event);
+        }
+        cluster
+    }
+
+    /// Whether nothing outside is to be changed.
+    fn rehearses(&self) -> bool {
+        self.rehearsal.is_some()
     }
 
     /// A network, or the sentence that there is none.
@@ -104,6 +118,9 @@ impl Context {
 
     /// Waits until the maps of this host show a commit.
     async fn in_force(&self, revision: Revision) -> Result<()> {
+        if self.rehearses() {
+            return Ok(());
+        }
         // A store that took a commit, but does not tell of it, has gone meanwhile.
         let synced = timeout(IN_FORCE, self.reconciler.sync(revision)).await;
         let synced =
@@ -153,6 +170,14 @@ impl Service {
     #[must_use]
     pub fn new(context: Context) -> Self {
         Self { context: Arc::new(context) }
+    }
+
+    /// The same operations, rehearsed: checked and answered as if they were carried out, once each. Nothing is changed.
+    #[must_use]
+    pub fn rehearsal(&self) -> Self {
+        let rehearsal = Arc::new(Rehearsal::before(&self.context.store));
+        let store: Arc<dyn Store> = Arc::<Rehearsal>::clone(&rehearsal);
+        Self::new(Context { store, rehearsal: Some(rehearsal), ..(*self.context).clone() })
     }
 
     /// Creates a network.
@@ -341,6 +366,9 @@ impl Service {
 
     /// Repairs what is not as it should be, as far as the agent can.
     pub async fn repair(&self) -> Result<Verification> {
+        if self.context.rehearses() {
+            return self.verify().await;
+        }
         self.finish(async move |context| verify::repair(&context).await).await
     }
 
@@ -375,7 +403,12 @@ impl Service {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let task = tokio::spawn(operation(Arc::clone(&self.context)));
+        let operation = operation(Arc::clone(&self.context));
+        let task = match self.context.rehearses() {
+            // What did not happen is not for the log.
+            true => tokio::spawn(operation.with_subscriber(Dispatch::none())),
+            false => tokio::spawn(operation),
+        };
         task.await
             .unwrap_or_else(|e| Err(ServiceError::Internal(format!("the operation was broken off: {e}"))))
     }

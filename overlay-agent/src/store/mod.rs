@@ -16,6 +16,7 @@ mod check;
 pub mod consul;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+mod rehearsal;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod target;
@@ -24,6 +25,7 @@ pub mod transfer;
 pub mod zookeeper;
 
 pub use bounded::{Bounded, Failure};
+pub use rehearsal::Rehearsal;
 pub use target::{Access, Secret, Target, Tls};
 
 /// Position in the store's history. Every commit that changes something has a higher one than all before.

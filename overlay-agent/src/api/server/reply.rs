@@ -54,6 +54,11 @@ impl Failure {
         Self { status: status_of(code), body: ErrorBody { code, message: message.into() } }
     }
 
+    /// The answer to a request that makes no sense.
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Invalid, message)
+    }
+
     fn with_status(self, status: StatusCode) -> Self {
         Self { status, ..self }
     }

@@ -1,22 +1,23 @@
 //! Which request does what: the paths that [`types`](crate::api::types) names, each one operation of the [`Service`].
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    extract::{Query, Request, State},
     http::{HeaderName, HeaderValue, StatusCode},
     middleware::{self, Next},
     response::Response,
     routing::{delete, get, post, put},
 };
+use hyper_util::service::TowerToHyperService;
 
 use super::reply::{Body, Failure, Params};
 use crate::{
     api::types::{
-        AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachOwned, DetachRequest, DetachResult,
-        DropView, EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView, PolicyView,
-        PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
+        AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DRY_RUN, DetachOwned, DetachRequest,
+        DetachResult, DropView, EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView,
+        PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
     },
     model::{Name, Publication, RuleId},
     service::Service,
@@ -29,6 +30,12 @@ type Answer<T> = Result<Json<T>, Failure>;
 
 /// The API.
 pub(super) fn router(service: Arc<Service>) -> Router {
+    let rehearse = middleware::from_fn_with_state(Arc::clone(&service), rehearse);
+    let stale = middleware::from_fn_with_state(Arc::clone(&service), mark_stale);
+    routes().layer(rehearse).layer(stale).with_state(service)
+}
+
+fn routes() -> Router<Agent> {
     Router::new()
         .route("/v1/networks", get(networks).post(create_network).put(ensure_network))
         .route("/v1/networks/{network}", get(network).delete(remove_network))
@@ -55,8 +62,24 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/drops", get(drops))
         .route("/v1/maps", get(maps))
         .route("/v1/maps/{map}", get(dump_map))
-        .layer(middleware::from_fn_with_state(Arc::clone(&service), mark_stale))
-        .with_state(service)
+}
+
+/// Answers a request with `?dry_run=true` by the same operations on a rehearsal.
+async fn rehearse(
+    State(service): State<Agent>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let options = Query::<BTreeMap<String, bool>>::try_from_uri(request.uri());
+    let asks_for = options.map_err(|e| Failure::invalid(e.body_text()))?;
+    if asks_for.get(DRY_RUN) != Some(&true) {
+        return Ok(next.run(request).await);
+    }
+    // What the way to here has noted of the path would be noted again.
+    request.extensions_mut().clear();
+    let rehearsing = TowerToHyperService::new(routes().with_state(Arc::new(service.rehearsal())));
+    let answered = hyper::service::Service::call(&rehearsing, request).await;
+    Ok(answered.unwrap_or_else(|never| match never {}))
 }
 
 /// Marks what was asked for as stale if it is; the body stays what it is, for programs.
