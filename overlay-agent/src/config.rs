@@ -8,7 +8,7 @@ mod access;
 use std::{
     ffi::OsString,
     fs, io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     num::NonZeroU16,
     path::{Path, PathBuf},
     str::FromStr,
@@ -70,6 +70,8 @@ pub struct Config {
     pub collect_after: Duration,
     /// Time for which a released address is not used again while there are others.
     pub address_rest: Duration,
+    /// Where metrics are served over TCP; nowhere if absent.
+    pub metrics_listen: Option<SocketAddr>,
     /// The BPF object; looked for in [`paths::bpf_object_candidates`] if absent.
     pub bpf_object: Option<PathBuf>,
     /// What the agent logs.
@@ -314,6 +316,9 @@ struct Settings {
     /// Time for which a released address rests while there are others [default: 1min]
     #[arg(long, value_name = "TIME", env = "OVERLAY_ADDRESS_REST")]
     address_rest: Option<Span>,
+    /// Address to serve metrics for Prometheus on, `GET /metrics` [default: none; the API has them at /v1/metrics]
+    #[arg(long, value_name = "ADDR:PORT", env = "OVERLAY_METRICS_LISTEN")]
+    metrics_listen: Option<SocketAddr>,
     /// The BPF object [default: beside the executable, or as installed]
     #[arg(long, value_name = "FILE", env = "OVERLAY_BPF_OBJECT")]
     bpf_object: Option<PathBuf>,
@@ -342,6 +347,7 @@ impl Settings {
             lease: self.lease.or(other.lease),
             collect_after: self.collect_after.or(other.collect_after),
             address_rest: self.address_rest.or(other.address_rest),
+            metrics_listen: self.metrics_listen.or(other.metrics_listen),
             bpf_object: self.bpf_object.or(other.bpf_object),
             log: self.log.or(other.log),
         }
@@ -369,6 +375,7 @@ impl Settings {
             lease: self.lease.map_or(LEASE, |Lease(time)| time),
             collect_after: self.collect_after.map_or(COLLECT_AFTER, |Span(time)| time),
             address_rest: self.address_rest.map_or(ADDRESS_REST, |Span(time)| time),
+            metrics_listen: self.metrics_listen,
             bpf_object: self.bpf_object.map(absolute).transpose()?,
             log: self.log.unwrap_or_default(),
             cleanup: false,
@@ -477,6 +484,7 @@ mod tests {
             lease: Duration::from_secs(15),
             collect_after: Duration::from_secs(3600),
             address_rest: Duration::from_secs(60),
+            metrics_listen: None,
             bpf_object: None,
             log: LogLevel::Info,
             cleanup: false,
@@ -501,6 +509,7 @@ mod tests {
         lease = "6s"
         collect_after = "2h 30min"
         address_rest = "0s"
+        metrics_listen = "192.0.2.1:9469"
         bpf_object = "/srv/overlay-ebpf.o"
         log = "warn"
     "#;
@@ -524,6 +533,7 @@ mod tests {
             lease: Duration::from_secs(6),
             collect_after: Duration::from_secs(9000),
             address_rest: Duration::ZERO,
+            metrics_listen: Some("192.0.2.1:9469".parse().unwrap()),
             bpf_object: Some("/srv/overlay-ebpf.o".into()),
             log: LogLevel::Warn,
             cleanup: false,

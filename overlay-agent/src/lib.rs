@@ -7,6 +7,7 @@
 //!
 //! Nothing reaches a map any other way than through [`reconcile`] and [`datapath`].
 
+pub mod activation;
 pub mod agent;
 pub mod api;
 pub mod bugreport;
@@ -18,6 +19,8 @@ pub mod dns;
 pub mod doctor;
 pub mod engine;
 pub mod ipam;
+pub mod logging;
+pub mod metrics;
 pub mod model;
 pub mod nat;
 pub mod netavark;

@@ -11,6 +11,7 @@
 //! * [`dns`]: names as containers ask for them
 //! * [`views`], [`drops`]: what the command line prints, and how the drop counters moved
 //! * [`oracle`]: store, maps, links, devices and neighbours of all hosts, held against each other
+//! * [`system`]: systemd, on a throw-away copy of this machine's files
 //! * [`stores`], [`fault_proxy`]: stores that fail, and the network before them
 //! * [`room`], [`doc_page`]: a host as a machine of its own, and pages of the documentation followed on it
 //! * [`leftovers`]: what must not be there afterwards
@@ -39,6 +40,7 @@ pub mod room;
 pub mod siege;
 pub mod stats;
 pub mod stores;
+pub mod system;
 pub mod tap;
 pub mod topology;
 pub mod traffic;

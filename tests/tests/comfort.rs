@@ -1,6 +1,7 @@
 //! What makes an operator's work light: looking before doing, watching, a doctor, a report without secrets.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
@@ -205,7 +206,7 @@ fn colours_are_for_terminals_that_want_them() {
     const ESCAPE: char = '\u{1b}';
     let cluster = one_host();
     let host = &cluster.hosts[0];
-    for words in ["node ls", "status", "doctor"] {
+    for words in ["node ls", "status"] {
         let coloured = on_a_terminal(host, words, &[]);
         assert!(
             coloured.contains("\u{1b}[32m") || coloured.contains("\u{1b}[38;5;10m"),
@@ -223,13 +224,13 @@ fn colours_are_for_terminals_that_want_them() {
     }
 }
 
-/// The doctor in a host's namespace, with the settings of its agent.
+/// The doctor in a host's namespace, with the settings of its agent, some of them changed.
 #[track_caller]
-fn doctor(host: &Host, extra: &[&str]) -> (Option<i32>, Vec<Value>) {
+fn doctor(host: &Host, changed: &[(&str, &str)]) -> (Option<i32>, Vec<Value>) {
+    let flags = changed.iter().fold(host.flags().clone(), |flags, (flag, value)| flags.with(flag, value));
     let (program, socket) = (binary(CLI).display().to_string(), host.socket().display().to_string());
     let words = [program.as_str(), "--socket", &socket, "-o", "json", "doctor", "--"];
-    let words: Vec<&str> =
-        words.into_iter().chain(host.flags().words()).chain(extra.iter().copied()).collect();
+    let words: Vec<&str> = words.into_iter().chain(flags.words()).collect();
     let finished = host.netns().run(&words);
     let findings = serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{finished}: {e}"));
     (finished.code, findings)
@@ -292,16 +293,16 @@ fn the_doctor_names_what_is_wrong_and_what_to_do() {
     let host = &cluster.hosts[0];
     let _taken = host.netns().enter(|| std::net::UdpSocket::bind("0.0.0.0:4789")).expect("bind the port");
     host.netns().ip(&["link", "set", "eth0", "down"]);
-    let (code, findings) = doctor(host, &["--host-range", "192.168.0.0/16"]);
+    let (code, findings) = doctor(host, &[("--host-range", "192.168.0.0/16")]);
     assert_eq!(code, Some(1));
     expect_wrong(&findings, "UDP port", "4789", "--vxlan-port");
     expect_wrong(&findings, "underlay", "down", "ip link set eth0 up");
-    let (_, findings) = doctor(host, &["--vxlan-port", "70000"]);
+    let (_, findings) = doctor(host, &[("--vxlan-port", "70000")]);
     expect_wrong(&findings, "settings", "70000", "--config");
     host.netns().ip(&["link", "set", "eth0", "up"]);
-    let (_, findings) = doctor(host, &["--store", "consul://192.0.2.1:1"]);
+    let (_, findings) = doctor(host, &[("--store", "consul://192.0.2.1:1")]);
     expect_wrong(&findings, "store", "192.0.2.1", "docs/stores.md");
-    let (_, findings) = doctor(host, &["--underlay", "nosuch0"]);
+    let (_, findings) = doctor(host, &[("--underlay", "nosuch0")]);
     expect_wrong(&findings, "underlay", "nosuch0", "--underlay");
 }
 
@@ -320,7 +321,8 @@ fn the_doctor_sees_a_firewall_that_keeps_containers_inside() {
     );
     host.netns().must(&["nft", "add rule ip fw in udp dport 4789 accept"]);
     assert_eq!(finding(&doctor(host, &[]).1, "INPUT")["health"], "ok");
-    host.netns().must(&["nft", "add chain ip fw fwd { type filter hook forward priority 0; policy drop; }"]);
+    host.netns()
+        .must(&["nft", "add chain ip fw through { type filter hook forward priority 0; policy drop; }"]);
     overlay_tests::wait::until("the agent has let containers through", DEADLINE, || {
         finding(&doctor(host, &[]).1, "FORWARD")["found"]
             .as_str()
@@ -391,4 +393,72 @@ fn a_report_has_everything_but_secrets() {
         let lines: Vec<&str> = text.lines().filter(|line| line.contains(secret)).collect();
         assert!(lines.is_empty(), "{secret} is in the report: {lines:?}");
     }
+}
+
+/// Values by series, of the text form.
+fn series(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let split = lines.map(|line| line.rsplit_once(' ').unwrap_or_else(|| panic!("no series: {line}")));
+    split
+        .map(|(name, value)| {
+            (name.to_owned(), value.parse().unwrap_or_else(|e| panic!("{name} {value}: {e}")))
+        })
+        .collect()
+}
+
+#[test]
+fn metrics_say_what_the_commands_say() {
+    const LISTEN: &str = "127.0.0.1:9469";
+    let cluster = Cluster::new(Plan { hosts: 1, flags: &[("--metrics-listen", LISTEN)], ..Plan::default() });
+    let host = &cluster.hosts[0];
+    cluster.network("net1", &[]);
+    cluster.network("net2", &[]);
+    let (a, b) = (Container::attached(host, "net1", "a"), Container::attached(host, "net1", "b"));
+    let c = Container::attached(host, "net2", "c");
+    a.netns().must(&["ping", "-q", "-c", "3", "-W", "1", &b.addr().ip.to_string()]);
+    a.netns().run(&["ping", "-q", "-c", "2", "-i", "0.2", "-W", "0.2", &c.addr().ip.to_string()]);
+
+    let socket = host.socket().display().to_string();
+    let text = exec::must(["curl", "-sf", "--unix-socket", &socket, "http://localhost/v1/metrics"]);
+    let all = series(&text);
+    let value = |name: &str| *all.get(name).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    assert_eq!(value("overlay_ready"), 1.0);
+    assert_eq!(value("overlay_store_up"), 1.0);
+    assert_eq!(value("overlay_networks"), 2.0);
+    assert_eq!(value("overlay_local_endpoints"), 3.0);
+    assert_eq!(value("overlay_nodes{state=\"up\"}"), 1.0);
+    assert_eq!(value("overlay_map_entries{map=\"endpoints\"}"), 3.0);
+    let drops: Vec<Value> = host.json(&["drops"]);
+    let denied = drops
+        .iter()
+        .find(|drop| drop["reason"] == "policy_denied")
+        .expect("drops of the ping between networks");
+    let name = "overlay_dropped_packets_total{reason=\"policy_denied\",network=\"net1\",endpoint=\"a\"}";
+    assert_eq!(value(name), denied["packets"].as_f64().expect("a number"));
+    let endpoints: Vec<Value> = host.json(&["endpoint", "inspect", "b"]);
+    let id = endpoints[0]["id"].as_str().expect("an id");
+    let name =
+        format!("overlay_endpoint_receive_packets_total{{network=\"net1\",endpoint=\"b\",id=\"{id}\"}}");
+    assert!(value(&name) >= 3.0, "{text}");
+
+    let url = format!("http://{LISTEN}/metrics");
+    let over_tcp = host.netns().must(&["curl", "-sf", &url]);
+    assert_eq!(series(&over_tcp).len(), all.len());
+    let open_metrics =
+        host.netns().must(&["curl", "-sf", "-H", "Accept: application/openmetrics-text", &url]);
+    assert!(open_metrics.ends_with("# EOF\n"), "{open_metrics}");
+    // Nothing else is said there.
+    let other = host.netns().run(&[
+        "curl",
+        "-s",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        &format!("http://{LISTEN}/v1/status"),
+    ]);
+    assert_eq!(other.stdout, "404");
+
+    let taken = host.run_agent(&host.flags().clone().with("--metrics-listen", "198.51.100.1:1"), &[]);
+    assert!(!taken.is_success());
 }

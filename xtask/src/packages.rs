@@ -62,6 +62,8 @@ pub const TEST_TOOLS: &[Package] = &[
     program("util-linux", "nsenter"),
     program("curl", "curl"),
     program("bind9-dnsutils", "dig"),
+    program("systemd", "systemd-analyze"),
+    program("bsdutils", "script"),
 ];
 
 /// What building the agent needs beside Rust: etcd's protocol is compiled from its description, which refers to

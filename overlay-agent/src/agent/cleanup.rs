@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{gateway, locks, snapshot::journal, underlay};
+use super::{gateway, locks, privileges, snapshot::journal, underlay};
 use crate::{
     config::Config,
     datapath::bpffs::{self, gone_is_success},
@@ -24,7 +24,7 @@ use crate::{
 /// # Errors
 /// If an agent still runs here, or something cannot be removed.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
-    anyhow::ensure!(nix::unistd::geteuid().is_root(), "overlay-agent --cleanup needs root");
+    privileges::check()?;
     let _locks = locks::take(&config.paths).context("cleanup needs the agent stopped")?;
     let netlink = Netlink::open()?;
     let neighbours = forget_neighbours(&netlink, config).await;

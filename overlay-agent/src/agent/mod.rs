@@ -1,5 +1,6 @@
 //! The daemon: read settings, take locks, load the data path, register, follow the store, serve.
 //!
+//! * [`privileges`]: what the agent may do; [`notify`], [`reload`]: what the service manager is told, and tells
 //! * [`locks`]: one agent for a namespace, a run directory and a pin directory
 //! * [`underlay`]: which device and address carry the tunnels
 //! * [`xdp`]: which XDP mode the device gets
@@ -37,11 +38,14 @@ pub mod locks;
 pub mod membership;
 pub mod mirror;
 pub mod names;
+mod notify;
 pub mod outbox;
 pub mod presence;
+pub mod privileges;
 pub mod reclaim;
 pub mod reconciler;
 pub mod record;
+mod reload;
 pub mod repairs;
 pub mod snapshot;
 pub mod underlay;
@@ -56,6 +60,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{
+    net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
     sync::watch,
     time::timeout,
@@ -63,6 +68,7 @@ use tokio::{
 
 use self::{membership::MembershipError, outbox::Outbox};
 use crate::{
+    activation::{self, Sockets},
     api,
     config::Config,
     datapath::{Datapath, DatapathError, bpffs},
@@ -83,26 +89,53 @@ const FIRST_LISTING: Duration = Duration::from_secs(3);
 /// # Errors
 /// If something that it cannot do without is missing; the error says what.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        nix::unistd::geteuid().is_root(),
-        "overlay-agent needs root: it loads BPF programs and makes devices"
-    );
+    privileges::check()?;
     let node = config.node.clone();
     let socket = config.paths.socket();
     let _locks = locks::take(&config.paths)?;
     let ground = Ground::survey(&config).await?;
-    let (service, mut membership) = start(config, ground).await?;
-    let listener = api::server::bind(&socket).with_context(|| format!("bind {}", socket.display()))?;
+    let metrics = metrics_listener(&config).await?;
+    let (service, mut membership) = start(config.clone(), ground).await?;
+    let listener = listener(&socket)?;
     tracing::info!(%node, socket = %socket.display(), "serving");
     let service = Arc::new(service);
+    if let Some(listener) = metrics {
+        tokio::spawn(api::server::metrics::serve(listener, Arc::clone(&service)));
+    }
+    tokio::spawn(notify::follow(service.reports()));
+    tokio::spawn(reload::on_hangup(Arc::clone(&service), config));
+    let stopping = async {
+        stopped().await;
+        notify::stopping();
+    };
     tokio::select! {
-        served = api::server::serve(listener, Arc::clone(&service), stopped()) => served.context("serve the API")?,
+        served = api::server::serve(listener, Arc::clone(&service), stopping) => served.context("serve the API")?,
         lost = membership.kept() => return Err(lost.into()),
     }
     membership.leave().await;
     service.save().await;
     tracing::info!(%node, "stopped; the data path stays");
     Ok(())
+}
+
+/// Where metrics are asked for over TCP, if anywhere.
+async fn metrics_listener(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = config.metrics_listen else { return Ok(None) };
+    let bound = api::server::metrics::bind(address).await;
+    Ok(Some(
+        bound.with_context(|| format!("listen for metrics on {address}: choose another --metrics-listen"))?,
+    ))
+}
+
+/// The API's socket: the service manager's, if it holds one, else one of our own.
+fn listener(path: &Path) -> anyhow::Result<UnixListener> {
+    let given = Sockets::of_this_process()
+        .take(activation::API)
+        .context("use the API's socket that systemd opened")?;
+    match given {
+        Some(listener) => Ok(listener),
+        None => api::server::bind(path).with_context(|| format!("bind {}", path.display())),
+    }
 }
 
 /// What the agent stands on, found fit before anything on the host is changed.

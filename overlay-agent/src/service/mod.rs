@@ -49,6 +49,7 @@ use crate::{
     },
     config::Config,
     datapath::Datapath,
+    metrics::Scrape,
     model::{Cluster, Name, Network, Publication, RuleId, cluster::Versioned},
     netlink::Netlink,
     store::{Failure, Rehearsal, Revision, Store, transfer::Exported},
@@ -348,6 +349,12 @@ impl Service {
         self.context.mirror.save().await;
     }
 
+    /// What passes found and did, as they end.
+    #[must_use]
+    pub fn reports(&self) -> watch::Receiver<reconciler::Report> {
+        self.context.reconciler.reports()
+    }
+
     /// Waits until the first pass is done.
     pub async fn ready(&self) -> Result<Status> {
         self.context.reconciler.ready().await;
@@ -370,6 +377,18 @@ impl Service {
             return self.verify().await;
         }
         self.finish(async move |context| verify::repair(&context).await).await
+    }
+
+    /// Everything that is measured, now.
+    pub async fn metrics(&self) -> Result<Scrape> {
+        Ok(Scrape {
+            status: self.status().await?,
+            drops: self.drops().await?,
+            endpoints: self.endpoints().await?,
+            nodes: self.nodes().await?,
+            maps: self.maps().await?,
+            policies: self.policies().await?,
+        })
     }
 
     /// Drop counters that are not zero, most packets first.

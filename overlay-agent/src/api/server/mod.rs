@@ -3,12 +3,14 @@
 //! * this file: the socket, the limits of a connection, stopping
 //! * `peer`: who may ask
 //! * `routes`: which request does what
+//! * [`metrics`]: what is measured, over TCP
 //! * `reply`: bodies in, bodies and failures out
 //!
 //! The agent runs as root, so nobody may hold it up: headers, bodies, requests and connections are all
 //! bounded in size, number and time. What a deadline or a client that goes away cuts off is the answer only:
 //! the [`Service`] brings each change to its end.
 
+pub mod metrics;
 mod peer;
 mod reply;
 mod routes;
@@ -35,6 +37,7 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
@@ -224,7 +227,7 @@ async fn accept(listener: &UnixListener, slots: &Slots) -> (UnixStream, OwnedSem
 
 /// One request, so that a limit on the connection's time is a limit on the answer's.
 async fn serve_connection(
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     limits: Limits,
     mut stopping: watch::Receiver<()>,

@@ -59,6 +59,11 @@ impl Failure {
         Self::new(ErrorCode::Invalid, message)
     }
 
+    /// The answer when the agent failed.
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Internal, message)
+    }
+
     fn with_status(self, status: StatusCode) -> Self {
         Self { status, ..self }
     }

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{
     Json, Router,
     extract::{Query, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
-    response::Response,
+    response::{IntoResponse as _, Response},
     routing::{delete, get, post, put},
 };
 use hyper_util::service::TowerToHyperService;
@@ -19,6 +19,7 @@ use crate::{
         DetachResult, DropView, EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView,
         PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
     },
+    metrics::Form,
     model::{Name, Publication, RuleId},
     service::Service,
     store::transfer::Exported,
@@ -60,6 +61,7 @@ fn routes() -> Router<Agent> {
         .route("/v1/store/export", get(export))
         .route("/v1/verify", get(verify).post(repair))
         .route("/v1/drops", get(drops))
+        .route("/v1/metrics", get(metrics))
         .route("/v1/maps", get(maps))
         .route("/v1/maps/{map}", get(dump_map))
 }
@@ -268,6 +270,14 @@ async fn repair(State(service): State<Agent>) -> Answer<Verification> {
 
 async fn drops(State(service): State<Agent>) -> Answer<Vec<DropView>> {
     Ok(Json(service.drops().await?))
+}
+
+/// Text, in the form that the client asks for.
+pub(super) async fn metrics(State(service): State<Agent>, headers: HeaderMap) -> Result<Response, Failure> {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let form = Form::accepted(accept.unwrap_or_default());
+    let text = service.metrics().await?.text(form).map_err(|e| Failure::internal(e.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, form.media_type())], text).into_response())
 }
 
 async fn maps(State(service): State<Agent>) -> Answer<Vec<MapView>> {
