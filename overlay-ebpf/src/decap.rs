@@ -10,7 +10,7 @@ use overlay_common::{verdict::DropReason, wire::outer::OVERHEAD};
 use crate::{
     count,
     ingress::Admitted,
-    packet::{SkbExt as _, Verdict, redirect_peer},
+    packet::{Bytes, SkbExt as _, Verdict, redirect_peer},
 };
 
 /// Takes the outer headers off an admitted packet and hands it to its container.
@@ -19,7 +19,7 @@ pub fn to_container(ctx: &TcContext, frame: &Admitted) -> Verdict {
     // Room is taken away behind the Ethernet header, so what is left of the outer one becomes the inner one.
     let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
     ctx.adjust_room(-(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| DropReason::DecapFailed)?;
-    ctx.store(0, &frame.eth, 0).map_err(|_| DropReason::DecapFailed)?;
+    Bytes::of_skb(ctx).write(0, &frame.eth).ok_or(DropReason::DecapFailed)?;
     if frame.congested {
         mark_congestion(ctx)?;
     }
