@@ -19,7 +19,7 @@ use crate::{
 /// Longest time until a server serves.
 const START: Duration = Duration::from_secs(30);
 
-/// A server in a namespace; killed on drop.
+/// A running server; killed on drop.
 #[derive(Debug)]
 pub struct Server {
     process: Child,
@@ -29,10 +29,10 @@ pub struct Server {
 
 impl Server {
     #[track_caller]
-    fn start(name: &'static str, netns: &Netns, dir: &Path, program: &Command) -> Self {
+    fn start(name: &'static str, place: &impl Inside, dir: &Path, program: &Command) -> Self {
         let log = dir.join(format!("{name}.log"));
         let output = || File::options().create(true).append(true).open(&log).expect("open the server's log");
-        let mut command = inside(netns, program);
+        let mut command = inside(place, program);
         command.stdin(Stdio::null()).stdout(output()).stderr(output());
         let process = command.spawn().unwrap_or_else(|e| panic!("cannot start {name}: {e}"));
         Self { process, name, log }
@@ -73,52 +73,67 @@ fn program<S: AsRef<OsStr>>(tree: &Tree, path: &str, words: impl IntoIterator<It
     command
 }
 
-/// The program in a namespace: what reads `/etc/resolv.conf` there reads the namespace's own, as with `ip netns exec`.
-fn inside(netns: &Netns, program: &Command) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", netns.name()]).arg(program.get_program()).args(program.get_args());
+/// Where programs can run.
+pub trait Inside {
+    /// Words that have the command after them run there.
+    fn words(&self) -> Vec<String>;
+}
+
+impl Inside for Netns {
+    /// What reads `/etc/resolv.conf` there reads the namespace's own.
+    fn words(&self) -> Vec<String> {
+        ["ip", "netns", "exec", self.name()].map(str::to_owned).into()
+    }
+}
+
+/// The program at its place.
+fn inside(place: &impl Inside, program: &Command) -> Command {
+    let words = place.words();
+    let (first, rest) = words.split_first().expect("a place has words");
+    let mut command = Command::new(first);
+    command.args(rest).arg(program.get_program()).args(program.get_args());
     command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
     command
 }
 
-/// Runs a program in a namespace to its end.
-fn run(netns: &Netns, program: &Command) -> Finished {
-    exec::finish(&mut inside(netns, program))
+/// Runs a program at its place to its end.
+fn run(place: &impl Inside, program: &Command) -> Finished {
+    exec::finish(&mut inside(place, program))
 }
 
 /// redis.
 pub mod redis {
-    use super::{Finished, Netns, Path, Server, program, run, unpacked::REDIS};
+    use super::{Finished, Inside, Path, Server, program, run, unpacked::REDIS};
 
     /// Starts a server that listens everywhere.
     #[must_use]
     #[track_caller]
-    pub fn start(netns: &Netns, dir: &Path) -> Server {
+    pub fn start(place: &impl Inside, dir: &Path) -> Server {
         let words = ["--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--dir"];
         let mut server = program(&REDIS, "usr/bin/redis-server", words);
         server.arg(dir);
-        Server::start("redis", netns, dir, &server)
-            .wait(|| client(netns, "127.0.0.1", &["ping"]).stdout.contains("PONG"))
+        Server::start("redis", place, dir, &server)
+            .wait(|| client(place, "127.0.0.1", &["ping"]).stdout.contains("PONG"))
     }
 
     /// Runs `redis-cli` against a server.
     #[must_use]
     #[track_caller]
-    pub fn client(netns: &Netns, host: &str, words: &[&str]) -> Finished {
-        run(netns, &program(&REDIS, "usr/bin/redis-cli", [&["-h", host][..], words].concat()))
+    pub fn client(place: &impl Inside, host: &str, words: &[&str]) -> Finished {
+        run(place, &program(&REDIS, "usr/bin/redis-cli", [&["-h", host][..], words].concat()))
     }
 
     /// Runs `redis-benchmark` against a server.
     #[must_use]
     #[track_caller]
-    pub fn benchmark(netns: &Netns, host: &str, words: &[&str]) -> Finished {
-        run(netns, &program(&REDIS, "usr/bin/redis-benchmark", [&["-h", host][..], words].concat()))
+    pub fn benchmark(place: &impl Inside, host: &str, words: &[&str]) -> Finished {
+        run(place, &program(&REDIS, "usr/bin/redis-benchmark", [&["-h", host][..], words].concat()))
     }
 }
 
 /// PostgreSQL. It refuses to run as root: it gets a user namespace in which root has another number.
 pub mod postgres {
-    use super::{Command, Finished, Netns, Path, Server, exec, program, run, unpacked::POSTGRES};
+    use super::{Command, Finished, Inside, Path, Server, exec, program, run, unpacked::POSTGRES};
 
     const BIN: &str = "usr/lib/postgresql/15/bin";
 
@@ -138,7 +153,7 @@ pub mod postgres {
     /// Makes a cluster that trusts everybody, and starts a server on it that listens everywhere.
     #[must_use]
     #[track_caller]
-    pub fn start(netns: &Netns, dir: &Path) -> Server {
+    pub fn start(place: &impl Inside, dir: &Path) -> Server {
         let data = dir.join("postgres");
         let data = data.to_str().expect("a path of text");
         let made = tool("initdb", &["-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C"]);
@@ -146,39 +161,39 @@ pub mod postgres {
         let hba = dir.join("postgres/pg_hba.conf");
         std::fs::write(hba, "host all all 0.0.0.0/0 trust\n").expect("write pg_hba.conf");
         let words = ["-D", data, "-h", "0.0.0.0", "-k", "", "-F", "-c", "jit=off"];
-        Server::start("postgres", netns, dir, &not_as_root(&tool("postgres", &words)))
-            .wait(|| query(netns, "127.0.0.1", "select 1").is_success())
+        Server::start("postgres", place, dir, &not_as_root(&tool("postgres", &words)))
+            .wait(|| query(place, "127.0.0.1", "select 1").is_success())
     }
 
     /// Asks one question; the bare answer.
     #[must_use]
     #[track_caller]
-    pub fn query(netns: &Netns, host: &str, sql: &str) -> Finished {
-        run(netns, &tool("psql", &["-h", host, "-U", "postgres", "-X", "-A", "-t", "-c", sql]))
+    pub fn query(place: &impl Inside, host: &str, sql: &str) -> Finished {
+        run(place, &tool("psql", &["-h", host, "-U", "postgres", "-X", "-A", "-t", "-c", sql]))
     }
 
     /// Runs `pgbench` against a server.
     #[must_use]
     #[track_caller]
-    pub fn bench(netns: &Netns, host: &str, words: &[&str]) -> Finished {
-        run(netns, &tool("pgbench", &[&["-h", host, "-U", "postgres"][..], words, &["postgres"]].concat()))
+    pub fn bench(place: &impl Inside, host: &str, words: &[&str]) -> Finished {
+        run(place, &tool("pgbench", &[&["-h", host, "-U", "postgres"][..], words, &["postgres"]].concat()))
     }
 }
 
 /// nginx.
 pub mod nginx {
-    use super::{Finished, Netns, Path, Server, exec, fs, inside, program, run, unpacked::NGINX};
+    use super::{Finished, Inside, Path, Server, exec, fs, inside, program, run, unpacked::NGINX};
 
     /// Starts a server that gives and takes files of a directory.
     #[must_use]
     #[track_caller]
-    pub fn start(netns: &Netns, dir: &Path) -> Server {
+    pub fn start(place: &impl Inside, dir: &Path) -> Server {
         let config = dir.join("nginx.conf");
         fs::write(&config, settings(dir)).expect("write nginx.conf");
         let mut server = program(&NGINX, "usr/sbin/nginx", ["-e", "stderr", "-c"]);
         server.arg(config);
-        Server::start("nginx", netns, dir, &server)
-            .wait(|| curl(netns, &["-o", "/dev/null", "http://127.0.0.1/nginx.conf"]).is_success())
+        Server::start("nginx", place, dir, &server)
+            .wait(|| curl(place, &["-o", "/dev/null", "http://127.0.0.1/nginx.conf"]).is_success())
     }
 
     fn settings(dir: &Path) -> String {
@@ -196,16 +211,16 @@ pub mod nginx {
     /// Runs `curl`, silent but for errors, for half a minute at most.
     #[must_use]
     #[track_caller]
-    pub fn curl(netns: &Netns, words: &[&str]) -> Finished {
+    pub fn curl(place: &impl Inside, words: &[&str]) -> Finished {
         let mut curl = std::process::Command::new("curl");
         curl.args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "30"]).args(words);
-        exec::finish(&mut inside(netns, &curl))
+        exec::finish(&mut inside(place, &curl))
     }
 
     /// Runs `wrk` against a server.
     #[must_use]
     #[track_caller]
-    pub fn wrk(netns: &Netns, words: &[&str]) -> Finished {
-        run(netns, &program(&NGINX, "usr/bin/wrk", words))
+    pub fn wrk(place: &impl Inside, words: &[&str]) -> Finished {
+        run(place, &program(&NGINX, "usr/bin/wrk", words))
     }
 }

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use nix::unistd::geteuid;
 
-use crate::{layout, process, progress, unpacked};
+use crate::{layout, process, progress, setup, unpacked};
 
 /// Name of the one peer that needs more than this machine has.
 const DOCKER: &str = "docker";
@@ -67,6 +67,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 fn data_path(options: &Options) -> Result<ExitCode> {
     ready(BENCH)?;
+    setup::ensure_container_servers()?;
     let docker = options.wants(DOCKER).then(|| unpacked::DOCKER.ensure());
     run_bench(BENCH, options.words().into_iter().chain(docker_words(docker)))?;
     eprintln!("bench: report.json and report.html are in {}", layout::shown(&out_dir()));

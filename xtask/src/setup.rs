@@ -35,6 +35,11 @@ pub fn ensure_build_tools() -> Result<()> {
 /// The real servers that the tests run: stores, and what people run in containers.
 pub fn ensure_servers() -> Result<()> {
     Kind::ALL.into_iter().try_for_each(Kind::ensure)?;
+    ensure_container_servers()
+}
+
+/// Those that people run in containers, with their clients.
+pub fn ensure_container_servers() -> Result<()> {
     [REDIS, POSTGRES, NGINX].iter().try_for_each(|tree| tree.ensure().map(drop))
 }
 

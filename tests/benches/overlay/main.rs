@@ -4,7 +4,7 @@
 //! * [`peers`]: what is compared, each built on an underlay of its own
 //! * [`rows`]: what is measured
 //! * [`probe`]: the request/response and datagram program, re-executed inside the namespaces
-//! * [`flood`]: hostile packets
+//! * [`flood`]: hostile packets; [`crowd`]: packets on a host that knows many containers
 //! * [`place`]: where programs run
 //! * [`plan`], [`rounds`], [`clock`]: what is asked for, in which order, and how long it may take
 //! * [`machine`], [`report`]: on what it was measured, and what came out
@@ -13,6 +13,7 @@
 //! follow each other, and a round whose two bare runs disagree is dropped.
 
 mod clock;
+mod crowd;
 mod flood;
 mod interrupt;
 mod machine;

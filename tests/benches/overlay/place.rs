@@ -2,14 +2,33 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
     io::{BufRead as _, BufReader, Read as _},
     net::Ipv4Addr,
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use overlay_tests::{exec, netns::Netns};
+use nix::{
+    sched::{CloneFlags, CpuSet, sched_setaffinity, setns},
+    unistd::Pid,
+};
+use overlay_tests::{exec, netns::Netns, programs::Inside};
+
+/// A place and a processor there.
+#[derive(Clone, Copy, Debug)]
+pub struct Pinned<'a> {
+    place: &'a Place,
+    cpu: Cpu,
+}
+
+impl Inside for Pinned<'_> {
+    fn words(&self) -> Vec<String> {
+        self.place.entry(self.cpu).into()
+    }
+}
 
 /// A processor by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +60,20 @@ impl Place {
     fn entry(&self, cpu: Cpu) -> [String; 5] {
         let netns = format!("--net={}", self.file.display());
         ["nsenter".into(), netns, "taskset".into(), "--cpu-list".into(), cpu.0.to_string()]
+    }
+
+    /// A processor there.
+    pub fn on(&self, cpu: Cpu) -> Pinned<'_> {
+        Pinned { place: self, cpu }
+    }
+
+    /// Runs a closure there on a thread of its own, and waits for it.
+    pub fn enter<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T> {
+        let file = File::open(&self.file).with_context(|| format!("cannot open {}", self.file.display()))?;
+        let inside = || setns(file, CloneFlags::CLONE_NEWNET).map(|()| closure());
+        let joined = thread::scope(|scope| scope.spawn(inside).join());
+        let entered = joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        entered.with_context(|| format!("cannot enter {}", self.file.display()))
     }
 
     /// Runs a program to its end; its standard output.
@@ -128,6 +161,13 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Has this thread stay on a processor.
+pub fn pin_this_thread(cpu: Cpu) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    let pinned = cpus.set(usize::from(cpu.0)).and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus));
+    pinned.with_context(|| format!("cannot run on processor {}", cpu.0))
 }
 
 /// This program's own path, to be run again inside a namespace.

@@ -24,8 +24,9 @@ use crate::{
 
 /// A row is given up after this many times the rounds that it shall have.
 const MOST_TRIES: usize = 2;
-/// Rows under whose loads the cost of our programs is looked at.
-const PROGRAM_ROWS: [&str; 2] = ["tcp", "udp64"];
+/// Rows under whose loads the cost of our programs is looked at: together they run all that packets between containers
+/// can meet.
+const PROGRAM_ROWS: [&str; 5] = ["tcp", "udp64", "udp-gso", "xdp-filter-udp64", "xdp-decap-udp64"];
 
 /// Measures, writes the reports and prints one.
 pub fn run(options: &Options) -> Result<()> {
@@ -86,11 +87,10 @@ impl<'a> Bench<'a> {
         }
         for row in rows {
             let rounds = self.row(row, &stages)?;
+            stages.values().for_each(|stage| stage.servers.stop());
             report.rows.push(Measured::new(row, rounds));
         }
-        if scene == Scene::Offload {
-            report.programs = self.costs(rows, &stages, &loaded)?;
-        }
+        report.programs.extend(self.costs(rows, &stages, &loaded)?);
         Ok(())
     }
 
@@ -115,12 +115,7 @@ impl<'a> Bench<'a> {
         if let Some(reason) = self.options.docker_missing.as_ref().filter(|_| peer == Peer::Docker) {
             bail!("{reason}");
         }
-        let build = || peers::build(peer, scene.setting(), self.options.docker_root.as_deref());
-        // The harness panics where a test would have failed.
-        panic::catch_unwind(AssertUnwindSafe(build)).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map_or("no reason given", String::as_str);
-            Err(anyhow!("{text}"))
-        })
+        caught(|| peers::build(peer, scene.setting(), self.options.docker_root.as_deref()))
     }
 
     /// Measures a row until it has its rounds, or its time is over. Where there is a peer, there is a round.
@@ -146,7 +141,7 @@ impl<'a> Bench<'a> {
         Round::run(turns::order(number, Peer::Bare, peers), |peer| {
             interrupt::check()?;
             self.bar.set_message(format!("{}: round {}, {peer}", row.title, number + 1));
-            row.measure(&stages[&peer], self.plan.duration)
+            caught(|| row.measure(&stages[&peer], self.plan.duration))
         })
         .with_context(|| format!("cannot measure {:?}", row.title))
     }
@@ -160,6 +155,14 @@ impl<'a> Bench<'a> {
         }
         Ok(costs)
     }
+}
+
+/// The harness panics where a test would have failed; here that is an error.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map_or("no reason given", String::as_str);
+        Err(anyhow!("{text}"))
+    })
 }
 
 /// The peers of a scene that were asked for.

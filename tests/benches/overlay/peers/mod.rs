@@ -21,10 +21,11 @@ use overlay_tests::{
 use serde::Serialize;
 
 use crate::{
+    crowd::Crowd,
     flood::Hostile,
     place::{CLIENT_CPU, Place, Route, SERVER_CPU},
     probe::{measure::Load, serve::Service},
-    rows::roundtrip,
+    rows::{roundtrip, servers::Running},
 };
 
 /// A peer.
@@ -71,6 +72,8 @@ pub struct Setting {
     pub xdp: &'static str,
     /// Whether somebody on the underlay is hostile.
     pub hostile: bool,
+    /// Whether the client's host knows many containers.
+    pub crowd: bool,
 }
 
 impl Setting {
@@ -88,13 +91,18 @@ pub struct Stage {
     pub same_host: Route,
     /// Who floods the server's host, where somebody does.
     pub hostile: Option<Hostile>,
+    /// Whom the client can send to, where there are many.
+    pub crowd: Option<Crowd>,
+    /// Servers in the server's namespace.
+    pub servers: Running,
     _held: Box<dyn Any>,
 }
 
 impl Stage {
     /// What holds the namespaces, and the ways to measure along.
     fn new(across: Route, same_host: Route, hostile: Option<Hostile>, held: impl Any) -> Self {
-        Self { across, same_host, hostile, _held: Box::new(held) }
+        let servers = Running::default();
+        Self { across, same_host, hostile, crowd: None, servers, _held: Box::new(held) }
     }
 }
 
@@ -107,15 +115,24 @@ pub fn build(peer: Peer, setting: Setting, docker_root: Option<&Path>) -> Result
         Peer::Overlay => overlay::build(setting)?,
     };
     for route in [&stage.across, &stage.same_host] {
-        widen_ports(&route.client)?;
+        even_out(&route.client)?;
+        even_out(&route.server)?;
         wait_until_open(route)?;
     }
     Ok(stage)
 }
 
-/// Makes room for a connection per request.
-fn widen_ports(place: &Place) -> Result<()> {
-    place.sysctl(&[("ipv4/ip_local_port_range", "10000 65000"), ("ipv4/tcp_tw_reuse", "1")])
+/// Gives every peer the same TCP, and room for a connection per request.
+///
+/// Sockets choose [`CONGESTION_CONTROL`](crate::rows::stream::CONGESTION_CONTROL) themselves, as a namespace may not have it as its default where the
+/// machine does not allow that. But one that began as BBR, some machines' default, is paced for life, by a timer that costs
+/// more than a packet. Whatever is allowed everywhere and paces nothing will do to begin with.
+fn even_out(place: &Place) -> Result<()> {
+    place.sysctl(&[
+        ("ipv4/tcp_congestion_control", "reno"),
+        ("ipv4/ip_local_port_range", "10000 65000"),
+        ("ipv4/tcp_tw_reuse", "1"),
+    ])
 }
 
 /// Waits until an answer comes back; also resolves every neighbour on the way.

@@ -7,14 +7,18 @@ use overlay_tests::{
 };
 
 use super::{Setting, Stage};
-use crate::place::{Place, Route};
+use crate::{
+    crowd::{Crowd, Sender},
+    flood,
+    place::{Place, Route},
+};
 
 const NETWORK: &str = "bench";
 
 /// Builds it: one container on the first host, two on the second.
 pub fn build(setting: Setting) -> Result<Stage> {
     let cluster = Cluster::new(Plan { wire: setting.wire, xdp: setting.xdp, ..Plan::default() });
-    cluster.network(NETWORK, &[]);
+    let network = cluster.network(NETWORK, &[]);
     let client = Container::attached(&cluster.hosts[0], NETWORK, "client");
     let server = Container::attached(&cluster.hosts[1], NETWORK, "server");
     let neighbour = Container::attached(&cluster.hosts[1], NETWORK, "neighbour");
@@ -26,5 +30,12 @@ pub fn build(setting: Setting) -> Result<Stage> {
     };
     let (across, same_host) = (from(&client), from(&neighbour));
     let hostile = setting.hostile(cluster.hosts[1].addr(), &cluster.underlay);
-    Ok(Stage::new(across, same_host, hostile, (client, neighbour, server, cluster)))
+    let (ifname, addr) = (client.endpoint().ifname.clone(), client.addr());
+    let sender = Sender { place: across.client.clone(), ifname, addr };
+    let crowd = setting.crowd.then(|| {
+        (Crowd::in_maps(sender, &cluster.hosts[0], network.vni), flood::bystander(&cluster.underlay))
+    });
+    let (crowd, bystander) = crowd.unzip();
+    let stage = Stage::new(across, same_host, hostile, (client, neighbour, server, bystander, cluster));
+    Ok(Stage { crowd, ..stage })
 }

@@ -43,8 +43,6 @@ pub struct Report {
     pub gates: Vec<Judged>,
     /// What our programs cost.
     pub programs: Vec<Cost>,
-    /// What this version does not measure.
-    pub missing: &'static [&'static str],
 }
 
 /// A peer that could not be had.
@@ -57,12 +55,6 @@ pub struct Absent {
     /// Why.
     pub reason: String,
 }
-
-/// What issue and design ask for and no row has.
-const MISSING: &[&str] = &[
-    "redis-benchmark, pgbench and wrk across hosts",
-    "cost per packet and memory with 1,000, 10,000 and 100,000 endpoints",
-];
 
 /// A row with all its rounds.
 #[derive(Debug, Serialize)]
@@ -107,7 +99,6 @@ impl Report {
             rows: Vec::new(),
             gates: Vec::new(),
             programs: Vec::new(),
-            missing: MISSING,
         }
     }
 

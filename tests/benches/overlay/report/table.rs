@@ -7,6 +7,9 @@ use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use super::{Absent, Figure, Measured, RIVALS, Report, gates::Judged};
 use crate::peers::Peer;
 
+/// Marks what comes of rounds of which none was steady.
+const UNSTEADY: &str = "~";
+
 /// The whole text.
 pub fn text(report: &Report) -> String {
     let mut text = format!("{}\n{}\n", heading(report), rows(report));
@@ -24,18 +27,21 @@ pub fn text(report: &Report) -> String {
         );
     }
     if report.rows.iter().any(|row| row.kept == 0) {
-        text += "~: no round was steady, the machine was busy with other work; believe none of these\n";
+        let _ = writeln!(
+            text,
+            "{UNSTEADY}: no round was steady, so these are over all of them: take them as a direction"
+        );
     }
     text += "same host: the bare peer, which has no containers, goes from host to host\n";
-    let _ = writeln!(text, "not measured yet: {}", report.missing.join("; "));
     text
 }
 
 fn gate(judged: &Judged) -> String {
-    let Judged { what, value, gate, goal, at_most, verdict } = judged;
+    let Judged { what, value, gate, goal, at_most, verdict, steady } = judged;
     let bound = if *at_most { "≤" } else { "≥" };
+    let mark = if *steady { "" } else { UNSTEADY };
     let value = number(*value);
-    format!("{:6} {what} {value} (gate {bound} {gate}, goal {bound} {goal})\n", verdict.word())
+    format!("{:6} {what} {mark}{value} (gate {bound} {gate}, goal {bound} {goal})\n", verdict.word())
 }
 
 fn heading(report: &Report) -> String {
@@ -67,7 +73,7 @@ fn rows(report: &Report) -> Table {
 fn line(row: &Measured, figure: &Figure, first: bool) -> Vec<Cell> {
     let title = if first { row.title } else { "" };
     let what = format!("{}, {}", figure.metric.name, figure.metric.unit);
-    let mark = if row.kept == 0 { "~" } else { "" };
+    let mark = if row.kept == 0 { UNSTEADY } else { "" };
     let median = |peer| figure.medians.get(&peer).map(|value| format!("{mark}{}", number(*value)));
     let medians = Peer::ALL.map(|peer| median(peer).unwrap_or_else(none));
     let ratios = RIVALS.map(|rival| {

@@ -1,7 +1,9 @@
 //! What is measured: a load, where it runs, and what is read from it.
 
+pub mod crowded;
 pub mod flooded;
 pub mod roundtrip;
+pub mod servers;
 pub mod stream;
 pub mod udp;
 
@@ -12,6 +14,7 @@ use overlay_tests::underlay::Wire;
 use serde::Serialize;
 
 use crate::{
+    crowd::Pick,
     peers::{Peer, Setting, Stage},
     place::{CLIENT_CPU, Cpu, SERVER_CPU},
     probe::{measure::Load as Probe, serve::Service},
@@ -71,12 +74,21 @@ pub enum Scene {
     Flood,
     /// A wire of single packets with somebody hostile on it, and our XDP program that drops what comes from there.
     FloodXdp,
+    /// A host that knows many containers on others.
+    Crowd,
 }
 
 impl Scene {
     /// All of them, in the order in which they are built.
-    pub const ALL: [Self; 6] =
-        [Self::Offload, Self::Packet, Self::XdpFilter, Self::XdpDecap, Self::Flood, Self::FloodXdp];
+    pub const ALL: [Self; 7] = [
+        Self::Offload,
+        Self::Packet,
+        Self::XdpFilter,
+        Self::XdpDecap,
+        Self::Flood,
+        Self::FloodXdp,
+        Self::Crowd,
+    ];
 
     /// Its name in the report.
     pub fn name(self) -> &'static str {
@@ -87,6 +99,7 @@ impl Scene {
             Self::XdpDecap => "XDP decap",
             Self::Flood => "flood",
             Self::FloodXdp => "flood, XDP filter",
+            Self::Crowd => "many endpoints",
         }
     }
 
@@ -94,19 +107,20 @@ impl Scene {
     pub fn setting(self) -> Setting {
         let (wire, xdp) = match self {
             Self::Offload => (Wire::Offload, "auto"),
-            Self::Flood => (Wire::Offload, "off"),
+            Self::Flood | Self::Crowd => (Wire::Offload, "off"),
             Self::Packet => (Wire::Packet, "off"),
             Self::XdpFilter | Self::FloodXdp => (Wire::Packet, "filter"),
             Self::XdpDecap => (Wire::Packet, "decap"),
         };
-        Setting { wire, xdp, hostile: matches!(self, Self::Flood | Self::FloodXdp) }
+        let hostile = matches!(self, Self::Flood | Self::FloodXdp);
+        Setting { wire, xdp, hostile, crowd: self == Self::Crowd }
     }
 
     /// Which peers it makes a difference for; the bare one is what they are compared with.
     pub fn peers(self) -> &'static [Peer] {
         match self {
             Self::Offload | Self::Packet | Self::Flood => &Peer::ALL,
-            Self::XdpFilter | Self::XdpDecap | Self::FloodXdp => &[Peer::Bare, Peer::Overlay],
+            Self::XdpFilter | Self::XdpDecap | Self::FloodXdp | Self::Crowd => &[Peer::Bare, Peer::Overlay],
         }
     }
 }
@@ -131,6 +145,9 @@ enum Load {
     Wait(Service, Probe),
     Datagrams(udp::Datagrams),
     Flooded,
+    Drops,
+    Served(servers::Server),
+    Crowded(crowded::Crowded),
 }
 
 /// A row of the report.
@@ -158,6 +175,9 @@ impl Row {
             Load::Wait(..) => roundtrip::METRICS,
             Load::Datagrams(datagrams) => datagrams.metrics(),
             Load::Flooded => flooded::METRICS,
+            Load::Drops => flooded::DROP_METRICS,
+            Load::Served(server) => server.metrics(),
+            Load::Crowded(_) => crowded::METRICS,
         }
     }
 
@@ -180,6 +200,9 @@ impl Row {
             Load::Wait(service, probe) => roundtrip::round_trips(route, self.cpus, service, probe, duration),
             Load::Datagrams(datagrams) => datagrams.measure(route, self.cpus, duration),
             Load::Flooded => flooded::measure(stage, self.cpus, duration),
+            Load::Drops => flooded::drops(stage, duration),
+            Load::Served(server) => server.measure(&stage.servers, route, self.cpus, duration),
+            Load::Crowded(crowded) => crowded.measure(stage, self.cpus.1, duration),
         }
     }
 
@@ -220,6 +243,10 @@ const CONNECT: Load = Load::Wait(Service::TcpEcho, Probe::Connect);
 /// As many datagrams as fit one send: 64 KB.
 const SEGMENTED: Load = Load::Datagrams(udp::Datagrams { bytes: 1400, segments: 46 });
 
+const fn crowd(endpoints: u32, pick: Pick) -> Load {
+    Load::Crowded(crowded::Crowded { endpoints, pick })
+}
+
 /// Everything, in the order of the report.
 pub const ALL: &[Row] = &[
     row("tcp", "TCP, 1 stream", tcp(1, false)),
@@ -234,6 +261,9 @@ pub const ALL: &[Row] = &[
     row("udp1400", "UDP, 1400 B", udp(1400)).long(),
     row("udp-rr", "UDP round trip", UDP_WAIT).long(),
     row("udp-gso", "UDP, segmented", SEGMENTED).long(),
+    row("redis", "redis, GET", Load::Served(servers::Server::Redis)).long(),
+    row("postgres", "PostgreSQL, SELECT", Load::Served(servers::Server::Postgres)).long(),
+    row("nginx", "nginx, 1 KB", Load::Served(servers::Server::Nginx)).long(),
     row("local-tcp", "same host: TCP, 1 stream", tcp(1, false)).same_host().long(),
     row("local-rr", "same host: TCP round trip", TCP_WAIT).same_host(),
     row("packet-tcp", "packet wire: TCP, 1 stream", tcp(1, false)).on(Scene::Packet),
@@ -245,4 +275,12 @@ pub const ALL: &[Row] = &[
     row("xdp-decap-udp64", "XDP decap: UDP, 64 B", udp(64)).on(Scene::XdpDecap).long(),
     row("flood", "flood of 200 kpps: TCP, 1 stream", Load::Flooded).on(Scene::Flood).long(),
     row("flood-xdp", "flood, XDP filter: TCP, 1 stream", Load::Flooded).on(Scene::FloodXdp).long(),
+    row("drops", "hostile packets", Load::Drops).on(Scene::Flood).long(),
+    row("drops-xdp", "XDP filter: hostile packets", Load::Drops).on(Scene::FloodXdp).long(),
+    row("crowd-1k", "1,000 endpoints, uniform", crowd(1_000, Pick::Uniform)).on(Scene::Crowd).long(),
+    row("crowd-1k-zipf", "1,000 endpoints, Zipf", crowd(1_000, Pick::Zipf)).on(Scene::Crowd).long(),
+    row("crowd-10k", "10,000 endpoints, uniform", crowd(10_000, Pick::Uniform)).on(Scene::Crowd).long(),
+    row("crowd-10k-zipf", "10,000 endpoints, Zipf", crowd(10_000, Pick::Zipf)).on(Scene::Crowd).long(),
+    row("crowd-100k", "100,000 endpoints, uniform", crowd(100_000, Pick::Uniform)).on(Scene::Crowd).long(),
+    row("crowd-100k-zipf", "100,000 endpoints, Zipf", crowd(100_000, Pick::Zipf)).on(Scene::Crowd).long(),
 ];
