@@ -14,7 +14,7 @@ pub async fn on_hangup(service: Arc<Service>, config: Config) {
     while hangups.recv().await.is_some() {
         notify::reloading();
         match Config::load(std::env::args_os()) {
-            Ok(read) => config = apply(config, read),
+            Ok(read) => config = apply(config, &read),
             Err(e) => tracing::warn!(reason = %e, "the settings cannot be read again: all stays as it is"),
         }
         if let Err(e) = service.repair().await {
@@ -22,14 +22,14 @@ pub async fn on_hangup(service: Arc<Service>, config: Config) {
         }
         notify::reloaded();
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Takes over what can be changed while the agent runs.
-fn apply(config: Config, read: Config) -> Config {
+fn apply(config: Config, read: &Config) -> Config {
     let config = Config { log: read.log, ..config };
     logging::set_level(config.log);
-    if config == read {
+    if config == *read {
         tracing::info!("settings read again");
     } else {
         tracing::warn!(

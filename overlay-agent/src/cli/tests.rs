@@ -363,7 +363,7 @@ fn an_endpoint_of_this_host_is_shown_with_its_counters() {
 #[test]
 fn endpoints_are_chosen_by_the_front_end_that_had_them_made() {
     let made = EndpointView { owner: Some(owner()), ..endpoint("web") };
-    let Command::Endpoint(endpoint::Command::Ls { filters }) = command("endpoint ls --filter owner=cni")
+    let Command::Endpoint(endpoint::Command::Ls { filters, .. }) = command("endpoint ls --filter owner=cni")
     else {
         panic!("ls")
     };

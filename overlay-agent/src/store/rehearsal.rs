@@ -162,17 +162,17 @@ mod tests {
     use super::*;
 
     async fn store_with(keys: &[&str]) -> (tempfile::TempDir, Arc<dyn Store>) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().expect("a directory");
         let url = format!("sqlite://{}", dir.path().join("store.db").display());
-        let store = crate::store::open(&url.as_str().into()).await.unwrap();
+        let store = crate::store::open(&url.as_str().into()).await.expect("a store");
         for key in keys {
-            store.commit(Transaction::new().create(key, &1)).await.unwrap();
+            store.commit(Transaction::new().create(key, &1)).await.expect("a commit");
         }
         (dir, store)
     }
 
     async fn keys(store: &dyn Store) -> Vec<String> {
-        store.list("").await.unwrap().entries.into_iter().map(|entry| entry.key).collect()
+        store.list("").await.expect("a listing").entries.into_iter().map(|entry| entry.key).collect()
     }
 
     #[tokio::test]
