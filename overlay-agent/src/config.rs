@@ -214,6 +214,9 @@ pub enum ConfigError {
     /// No node name was given and the host name cannot be one.
     #[error("the host name cannot be this node's name: {0}; name this node with --node")]
     HostName(#[source] InvalidName),
+    /// The node name stands for machines that are no nodes.
+    #[error("{0} is the name of machines without an agent: name this node otherwise with --node")]
+    ReservedName(Name),
     /// A path cannot be made absolute.
     #[error("{path:?} cannot be used as a path: {source}")]
     Path {
@@ -362,7 +365,7 @@ impl Settings {
         };
         let access = self.store_access.read()?;
         Ok(Config {
-            node: self.node.map_or_else(host_name, Ok)?,
+            node: node_name(self.node)?,
             underlay: self.underlay,
             advertise: self.advertise,
             host_range: self.host_range,
@@ -421,6 +424,11 @@ impl File {
 
 fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}
+
+fn node_name(given: Option<Name>) -> Result<Name, ConfigError> {
+    let name = given.map_or_else(host_name, Ok)?;
+    if name == Name::external() { Err(ConfigError::ReservedName(name)) } else { Ok(name) }
 }
 
 fn host_name() -> Result<Name, ConfigError> {

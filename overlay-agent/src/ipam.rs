@@ -387,6 +387,7 @@ mod tests {
             ip_range: valid.ip_range,
             mtu: None,
             internal: false,
+            multicast: false,
             labels: BTreeMap::new(),
             state: crate::model::NetworkState::Active,
         }

@@ -39,7 +39,7 @@ pub mod map {
     pub const NEIGH: &str = "neigh";
     /// Index → [`Vtep`](crate::vtep::Vtep).
     pub const VTEPS: &str = "vteps";
-    /// [`VtepMemberKey`](crate::vtep::VtepMemberKey) → 1.
+    /// [`VtepMemberKey`](crate::vtep::VtepMemberKey) → [`HOST`](crate::vtep::HOST) or [`EXTERNAL`](crate::vtep::EXTERNAL).
     pub const VTEP_MEMBERS: &str = "vtep_members";
     /// VNI → [`Network`](crate::network::Network).
     pub const NETWORKS: &str = "networks";
@@ -57,8 +57,12 @@ pub mod map {
     pub const HOST_ADDRS: &str = "host_addrs";
     /// [`HostAddr`](crate::gateway::HostAddr) → ifindex of a host veth.
     pub const HOST_OWNERS: &str = "host_owners";
-    /// ifindex of a host veth → [`ResolverTurns`](crate::resolver::ResolverTurns).
+    /// ifindex of a host veth → [`Turns`](crate::turns::Turns) at the resolver.
     pub const RESOLVER_TURNS: &str = "resolver_turns";
+    /// [`FloodKey`](crate::flood::FloodKey) → [`Receiver`](crate::flood::Receiver).
+    pub const FLOOD: &str = "flood";
+    /// Sender of broadcast and multicast → [`Turns`](crate::turns::Turns).
+    pub const FLOOD_TURNS: &str = "flood_turns";
     /// ifindex of a host veth → [`EndpointStats`](crate::stats::EndpointStats), per CPU.
     pub const ENDPOINT_STATS: &str = "endpoint_stats";
     /// [`DropKey`](crate::stats::DropKey) → [`DropCount`](crate::stats::DropCount), per CPU.
@@ -99,6 +103,8 @@ pub mod capacity {
     pub const RULE_STATS: usize = 65_536;
     /// Flows that rules let through, on one host. Beyond it the longest unused are forgotten.
     pub const FLOWS: usize = 131_072;
+    /// Receivers of broadcast and multicast, of all networks.
+    pub const FLOOD: usize = 65_536;
     /// Combinations of network, endpoint and reason that dropped a packet.
     pub const DROPS: usize = 65_536;
 }

@@ -2,9 +2,8 @@
 //!
 //! * [`abi`]: names, capacities and the layout version of the pinned maps
 //! * [`vni`], [`mac`]: the two identifiers that every key is made of
-//! * [`config`], [`endpoint`], [`fdb`], [`flow`], [`gateway`], [`neigh`], [`network`], [`policy`], [`resolver`], [`route`],
-//!   [`vtep`],
-//!   [`stats`]: key and value of each map
+//! * [`config`], [`endpoint`], [`fdb`], [`flood`], [`flow`], [`gateway`], [`neigh`], [`network`], [`policy`], [`route`], [`vtep`],
+//!   [`stats`], [`turns`], [`resolver`]: key and value of each map
 //! * [`verdict`]: why a packet did not go on
 //! * [`wire`]: headers, checksums and header templates, pure functions over bytes
 //!
@@ -16,6 +15,7 @@ pub mod abi;
 pub mod config;
 pub mod endpoint;
 pub mod fdb;
+pub mod flood;
 pub mod flow;
 pub mod gateway;
 pub mod mac;
@@ -25,6 +25,7 @@ pub mod policy;
 pub mod resolver;
 pub mod route;
 pub mod stats;
+pub mod turns;
 pub mod verdict;
 pub mod vni;
 pub mod vtep;

@@ -19,5 +19,7 @@ assert_layout!(Network, size 16, gateway_ipv4 @ 0, gateway_mac @ 4, mtu @ 10, fl
 
 /// The network has no way to the outside world.
 pub const FLAG_INTERNAL: u32 = 1 << 0;
+/// Broadcast and multicast are copied to all members.
+pub const FLAG_MULTICAST: u32 = 1 << 1;
 /// Rules say what passes between it and some other network: what is routed into it is judged here too.
 pub const FLAG_RULES: u32 = 1 << 8;

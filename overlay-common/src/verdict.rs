@@ -54,7 +54,7 @@ drop_reasons! {
     MalformedIp = 8, "malformed_ip";
     /// no container of the network has the destination MAC
     UnknownMac = 9, "unknown_mac";
-    /// broadcast or multicast, which overlay networks do not flood
+    /// broadcast or multicast in a network that was made without
     Multicast = 10, "multicast";
     /// sent to the gateway for an address in no reachable network
     NoRoute = 11, "no_route";
@@ -144,6 +144,20 @@ drop_reasons! {
     RuleFragment = 92, "rule_fragment";
     /// its TCP, UDP or ICMP header is cut off or lies, so no rule can be applied
     RuleMalformed = 93, "rule_malformed";
+
+    // From machines without an agent, whose packets no other host has checked.
+    /// an external VTEP sent from a MAC that is no member's behind it
+    ExternalMac = 150, "external_mac";
+    /// an external VTEP sent from an IP that is not the one of the sending MAC
+    ExternalIp = 151, "external_ip";
+    /// ARP that is no question of an external member, or lies about who asks
+    ExternalArp = 152, "external_arp";
+    /// an external member asked for an address that no container of its network has
+    ExternalArpUnanswered = 153, "external_arp_unanswered";
+
+    // Broadcast and multicast.
+    /// the sender sends more broadcast and multicast than it may
+    MulticastStorm = 154, "multicast_storm";
 
     // From a container, for names.
     /// the container asks for names faster than it may

@@ -15,7 +15,7 @@ pub struct Vtep {
 }
 assert_layout!(Vtep, size 64, header @ 0);
 
-/// Key of map `vtep_members` (value: 1 as `u32`): from where packets of a network may come.
+/// Key of map `vtep_members` (value: [`HOST`] or [`EXTERNAL`]): from where packets of a network may come.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VtepMemberKey {
@@ -25,6 +25,11 @@ pub struct VtepMemberKey {
     pub vtep_addr: [u8; 4],
 }
 assert_layout!(VtepMemberKey, size 8, vni @ 0, vtep_addr @ 4);
+
+/// Value of map `vtep_members`: a host with an agent, whose programs have checked what its containers send.
+pub const HOST: u32 = 1;
+/// Value of map `vtep_members`: a machine without an agent. What it sends is checked where it arrives.
+pub const EXTERNAL: u32 = 2;
 
 /// Stands for all networks in [`VtepMemberKey`]: tells an unknown VTEP from one outside the network.
 pub const ANY_NETWORK: u32 = 0;

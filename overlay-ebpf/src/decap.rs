@@ -8,12 +8,12 @@ use aya_ebpf::{
 use overlay_common::{verdict::DropReason, wire::outer::OVERHEAD};
 
 use crate::{
-    count,
+    count, flood,
     ingress::Admitted,
     packet::{Bytes, SkbExt as _, Verdict, redirect_peer},
 };
 
-/// Takes the outer headers off an admitted packet and hands it to its container.
+/// Takes the outer headers off an admitted packet and hands it to its container, or to all of the network's.
 #[inline(always)]
 pub fn to_container(ctx: &TcContext, frame: &Admitted) -> Verdict {
     // Room is taken away behind the Ethernet header, so what is left of the outer one becomes the inner one.
@@ -22,6 +22,9 @@ pub fn to_container(ctx: &TcContext, frame: &Admitted) -> Verdict {
     Bytes::of_skb(ctx).write(0, &frame.eth).ok_or(DropReason::DecapFailed)?;
     if frame.congested {
         mark_congestion(ctx)?;
+    }
+    if frame.ifindex == 0 {
+        return flood::from_wire(ctx, frame);
     }
     count::delivered(frame.ifindex, u64::from(ctx.len()));
     Ok(redirect_peer(frame.ifindex))

@@ -15,7 +15,7 @@ use overlay_common::{
     verdict::DropReason,
     vtep::Vtep,
     wire::{
-        Ethernet, Ipv4,
+        Arp, Ethernet, Ipv4,
         headers::ip_proto,
         outer::{MAX_INNER_LEN, OUTER_TTL, OVERHEAD, Packet},
     },
@@ -48,6 +48,12 @@ impl Payload {
     #[inline(always)]
     pub fn of(ip: &Ipv4) -> Self {
         Self { total_len: ip.total_len(), tos: ip.tos, protocol: ip.protocol }
+    }
+
+    /// An ARP packet, without padding.
+    #[inline(always)]
+    pub fn of_arp() -> Self {
+        Self { total_len: Arp::LEN, tos: 0, protocol: 0 }
     }
 }
 
@@ -95,16 +101,23 @@ fn to_tunnel(ctx: &TcContext, config: &Config, vtep: &Vtep, destination: &Destin
     if destination.rewritten {
         ctx.store(0, &destination.eth, 0).map_err(|_| DropReason::EncapFailed)?;
     }
+    let is_set = set_tunnel(ctx, config, destination.vni, vtep.header.ip.dst);
+    if is_set { Ok(redirect(config.tunnel_ifindex)) } else { Err(DropReason::EncapFailed) }
+}
+
+/// Tells the tunnel device where the packet goes.
+#[inline(always)]
+pub fn set_tunnel(ctx: &TcContext, config: &Config, vni: u32, vtep_addr: [u8; 4]) -> bool {
     // SAFETY: the type is made of integers; all zero is a value.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-    key.tunnel_id = destination.vni;
+    key.tunnel_id = vni;
     key.tunnel_ttl = OUTER_TTL;
-    key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(vtep.header.ip.dst);
+    key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(vtep_addr);
     key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(config.vtep_addr);
     let flags = u64::from(BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT);
     // SAFETY: `key` lives on the stack for the call and its size is given.
     let result = unsafe {
         helper::bpf_skb_set_tunnel_key(ctx.raw(), &mut key, size_of::<bpf_tunnel_key>() as u32, flags)
     };
-    if result == 0 { Ok(redirect(config.tunnel_ifindex)) } else { Err(DropReason::EncapFailed) }
+    result == 0
 }

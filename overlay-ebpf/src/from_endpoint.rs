@@ -14,7 +14,7 @@ use crate::{
     arp,
     count::{self, Place},
     encap::{self, Payload},
-    gateway, icmp,
+    flood, gateway, icmp,
     maps::{self, lookup},
     packet::{Bytes, InnerIp, SkbExt as _, Verdict, linear, redirect_peer},
     route, too_big,
@@ -132,7 +132,11 @@ fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refus
         return Err(DropReason::NestedVxlan.into());
     }
     if Mac(eth.dst).is_group() {
-        return Err(DropReason::Multicast.into());
+        // Nobody is told of a group's packet that is too large (RFC 1122 section 3.2.2).
+        if too_big::exceeds(ctx, bytes, &ip, source.network.mtu) {
+            return Err(DropReason::TooBig.into());
+        }
+        return Ok(flood::from_container(ctx, source)?);
     }
     let own = Destination { vni: source.endpoint.vni, mtu: source.network.mtu, eth, rewritten: false };
     let destination =

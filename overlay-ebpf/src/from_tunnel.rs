@@ -5,7 +5,7 @@ use aya_ebpf::{bindings::bpf_tunnel_key, helpers::generated as helper, programs:
 use overlay_common::{config::MARK_ADMITTED, verdict::DropReason};
 
 use crate::{
-    count,
+    count, flood,
     ingress::{self, Delivery, Rejected},
     maps::{self, lookup},
     packet::{SkbExt as _, linear, redirect_peer},
@@ -31,15 +31,19 @@ fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
     let (vni, source) = tunnel_source(ctx).ok_or(unknown(DropReason::NotTunnelled))?;
     let network = lookup!(networks, vni).ok_or(unknown(DropReason::UnknownVni))?;
     let known = |reason| Rejected { vni, reason };
-    ingress::check_source(vni, source).map_err(known)?;
+    let peer = ingress::peer(vni, source).map_err(known)?;
     if ctx.has_vlan_tag() {
         return Err(known(DropReason::InnerVlanTagged));
     }
     let len = ctx.len() as usize;
     let bytes = linear(ctx, ingress::HEADERS as u32);
     let frame = ingress::admit_frame(bytes, 0, len, Delivery { vni, network }, config).map_err(known)?;
+    peer.check_sender(bytes, 0, vni).map_err(known)?;
     if frame.ruled {
         rules::admit_routed(ctx, 0, vni).map_err(known)?;
+    }
+    if frame.ifindex == 0 {
+        return flood::from_wire(ctx, &frame).map_err(known);
     }
     count::delivered(frame.ifindex, len as u64);
     Ok(redirect_peer(frame.ifindex))

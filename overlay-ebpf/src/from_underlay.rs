@@ -7,8 +7,8 @@ use overlay_common::{
 };
 
 use crate::{
-    decap,
-    ingress::{self, Rejected},
+    decap, external,
+    ingress::{self, Admission, Rejected},
     maps,
     packet::{PASS, SkbExt as _, linear},
     rules,
@@ -28,7 +28,13 @@ fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
         return Ok(PASS);
     }
     let bytes = linear(ctx, ingress::HEADERS as u32);
-    let Some(frame) = ingress::admit(bytes, ctx.len() as usize, config)? else { return Ok(PASS) };
+    let frame = match ingress::admit(bytes, ctx.len() as usize, config)? {
+        None => return Ok(PASS),
+        Some(Admission::Question(question)) => {
+            return external::answer(ctx, &question).map_err(|reason| Rejected { vni: question.vni, reason });
+        }
+        Some(Admission::Frame(frame)) => frame,
+    };
     // The kernel's tunnel device can segment an inner UDP packet, we cannot: slow path.
     if ctx.gso_size() != 0 && frame.protocol != ip_proto::TCP {
         ctx.set_mark(MARK_ADMITTED);

@@ -8,9 +8,9 @@ use overlay_common::{
     config::Config,
     fdb::FdbKey,
     mac::Mac,
-    network::{FLAG_RULES, Network},
+    network::{FLAG_MULTICAST, FLAG_RULES, Network},
     verdict::DropReason,
-    vtep::{ANY_NETWORK, VtepMemberKey},
+    vtep::{ANY_NETWORK, EXTERNAL, HOST, VtepMemberKey},
     wire::{
         Ethernet, Ipv4, Udp, Vxlan,
         headers::{ethertype, ip_proto},
@@ -20,6 +20,7 @@ use overlay_common::{
 
 use crate::{
     count::{self, Place},
+    external::{self, Question},
     maps::lookup,
     packet::{Bytes, InnerIp},
 };
@@ -31,12 +32,21 @@ const OUTER_IP: usize = Ethernet::LEN;
 const OUTER_UDP: usize = OUTER_IP + Ipv4::LEN;
 const VXLAN: usize = OUTER_UDP + Udp::LEN;
 
+/// What may pass.
+#[derive(Clone, Copy)]
+pub enum Admission {
+    /// A frame for a container on this host.
+    Frame(Admitted),
+    /// An external member asks who has an address.
+    Question(Question),
+}
+
 /// A frame for a container on this host.
 #[derive(Clone, Copy)]
 pub struct Admitted {
     /// Its network.
     pub vni: u32,
-    /// Host veth of the container.
+    /// Host veth of the container; 0 for a packet that all of the network's get.
     pub ifindex: u32,
     /// The inner Ethernet header.
     pub eth: Ethernet,
@@ -68,7 +78,7 @@ impl Rejected {
 
 /// Looks at a packet of `len` bytes, of which `bytes` are at hand. `Ok(None)`: it is not for us.
 #[inline(always)]
-pub fn admit(bytes: Bytes, len: usize, config: &Config) -> Result<Option<Admitted>, Rejected> {
+pub fn admit(bytes: Bytes, len: usize, config: &Config) -> Result<Option<Admission>, Rejected> {
     let unknown = |reason| Rejected { vni: 0, reason };
     let Some(outer) = outer_ip(bytes, config) else { return Ok(None) };
     match check_outer(bytes, &outer, len, config) {
@@ -83,10 +93,16 @@ pub fn admit(bytes: Bytes, len: usize, config: &Config) -> Result<Option<Admitte
     let vni = vxlan.vni();
     let network = lookup!(networks, vni).ok_or(unknown(DropReason::UnknownVni))?;
     let known = |reason| Rejected { vni, reason };
-    check_source(vni, outer.src).map_err(known)?;
+    if external::is_arp(bytes, OVERHEAD) {
+        let peer = asked(vni, outer.src).map_err(known)?;
+        let question = external::question(bytes, OVERHEAD, vni, peer).map_err(known)?;
+        return Ok(Some(Admission::Question(question)));
+    }
+    let peer = peer(vni, outer.src).map_err(known)?;
     let congested = outer.tos & Ipv4::ECN_MASK == Ipv4::ECN_MASK;
     let frame = admit_frame(bytes, OVERHEAD, len, Delivery { vni, network }, config).map_err(known)?;
-    Ok(Some(Admitted { congested, ..frame }))
+    peer.check_sender(bytes, OVERHEAD, vni).map_err(known)?;
+    Ok(Some(Admission::Frame(Admitted { congested, ..frame })))
 }
 
 /// The outer header, if the packet is IPv4/UDP to our VTEP address and to our device.
@@ -127,14 +143,42 @@ fn check_outer(bytes: Bytes, ip: &Ipv4, len: usize, config: &Config) -> Result<b
     Ok(true)
 }
 
-/// Whether packets of a network may come from this VTEP.
-#[inline(always)]
-pub fn check_source(vni: u32, vtep_addr: [u8; 4]) -> Result<(), DropReason> {
-    if lookup!(vtep_members, &VtepMemberKey { vni, vtep_addr }).is_some() {
-        return Ok(());
+/// The machine that a packet came from.
+#[derive(Clone, Copy)]
+pub struct Peer {
+    /// Its VTEP address.
+    pub vtep_addr: [u8; 4],
+    /// It has no agent: nobody has checked what it sends.
+    pub is_external: bool,
+}
+
+impl Peer {
+    /// Whether the frame at `offset` is from who it says. Other hosts have asked that of their containers; an external
+    /// machine is asked here.
+    #[inline(always)]
+    pub fn check_sender(self, bytes: Bytes, offset: usize, vni: u32) -> Result<(), DropReason> {
+        if self.is_external { external::check_sender(bytes, offset, vni, self.vtep_addr) } else { Ok(()) }
     }
-    let is_node = lookup!(vtep_members, &VtepMemberKey { vni: ANY_NETWORK, vtep_addr }).is_some();
-    Err(if is_node { DropReason::VtepNotMember } else { DropReason::UnknownVtep })
+}
+
+/// Who sent a packet of a network, if such packets may come from there.
+#[inline(always)]
+pub fn peer(vni: u32, vtep_addr: [u8; 4]) -> Result<Peer, DropReason> {
+    if let Some(kind) = lookup!(vtep_members, &VtepMemberKey { vni, vtep_addr }) {
+        return Ok(Peer { vtep_addr, is_external: *kind == EXTERNAL });
+    }
+    let is_known = lookup!(vtep_members, &VtepMemberKey { vni: ANY_NETWORK, vtep_addr }).is_some();
+    Err(if is_known { DropReason::VtepNotMember } else { DropReason::UnknownVtep })
+}
+
+/// Who sent a question: any host may be asked for any network, and hand the question on.
+#[inline(always)]
+fn asked(vni: u32, vtep_addr: [u8; 4]) -> Result<Peer, DropReason> {
+    let is_host = |kind: &u32| *kind == HOST;
+    if lookup!(vtep_members, &VtepMemberKey { vni: ANY_NETWORK, vtep_addr }).is_some_and(is_host) {
+        return Ok(Peer { vtep_addr, is_external: false });
+    }
+    peer(vni, vtep_addr)
 }
 
 /// The network that a frame is delivered in.
@@ -160,7 +204,8 @@ pub fn admit_frame(
     if ethertype::is_vlan(kind) {
         return Err(DropReason::InnerVlanTagged);
     }
-    if Mac(eth.dst).is_group() {
+    let is_group = Mac(eth.dst).is_group();
+    if is_group && network.flags & FLAG_MULTICAST == 0 {
         return Err(DropReason::InnerMulticast);
     }
     if kind != ethertype::IPV4 {
@@ -170,10 +215,14 @@ pub fn admit_frame(
     if ip.is_udp_to(bytes, config.vxlan_port_be) {
         return Err(DropReason::InnerNestedVxlan);
     }
+    let protocol = ip.header.protocol;
+    if is_group {
+        return Ok(Admitted { vni, ifindex: 0, eth, protocol, congested: false, ruled: false });
+    }
     let entry = lookup!(fdb, &FdbKey::new(vni, eth.dst)).ok_or(DropReason::InnerUnknownMac)?;
     if entry.ifindex == 0 {
         return Err(DropReason::InnerNotLocal);
     }
     let ruled = network.flags & FLAG_RULES != 0 && eth.src == network.gateway_mac;
-    Ok(Admitted { vni, ifindex: entry.ifindex, eth, protocol: ip.header.protocol, congested: false, ruled })
+    Ok(Admitted { vni, ifindex: entry.ifindex, eth, protocol, congested: false, ruled })
 }

@@ -19,6 +19,8 @@ mod arp;
 mod count;
 mod decap;
 mod encap;
+mod external;
+mod flood;
 mod from_endpoint;
 mod from_host;
 mod from_tunnel;
@@ -34,6 +36,7 @@ mod route;
 mod rules;
 mod too_big;
 mod transport;
+mod turns;
 mod xdp;
 
 use aya_ebpf::{

@@ -1,8 +1,8 @@
 //! The maps, by the names that `bpftool map` shows. Keys and values are those of `overlay-common`.
 //!
 //! Hash maps, not LRU maps: an LRU map forgets entries silently. All are filled by the agent alone, except the counters
-//! and two that may forget: `flows`, of which there may be any number, come back by themselves; a container that
-//! `resolver_turns` forgets has a burst more. `BPF_F_NO_PREALLOC` where the bound is large, so that memory follows use.
+//! and those that may forget: `flows`, of which there may be any number, come back by themselves; a container that
+//! `resolver_turns` or `flood_turns` forgets has a burst more. `BPF_F_NO_PREALLOC` where the bound is large, so that memory follows use.
 #![expect(non_upper_case_globals, reason = "the kernel shows a map under its symbol's name")]
 
 use aya_ebpf::{
@@ -15,18 +15,18 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    flood::{FloodKey, Receiver},
     flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
-    resolver::ResolverTurns,
     route::RouteKey,
     stats::{DropCount, DropKey, EndpointStats, RuleCount, RuleKey},
     vtep::{Vtep, VtepMemberKey},
 };
 
-use crate::rules::Question;
+use crate::{rules::Question, turns::Taken};
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -60,7 +60,11 @@ pub static host_addrs: HashMap<u32, HostAddr, { capacity::ENDPOINTS }> = HashMap
 #[btf_map]
 pub static host_owners: HashMap<HostAddr, u32, { capacity::ENDPOINTS }> = HashMap::new();
 #[btf_map]
-pub static resolver_turns: LruHashMap<u32, ResolverTurns, { capacity::ENDPOINTS }> = LruHashMap::new();
+pub static resolver_turns: Taken = LruHashMap::new();
+#[btf_map]
+pub static flood: HashMap<FloodKey, Receiver, { capacity::FLOOD }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static flood_turns: Taken = LruHashMap::new();
 #[btf_map]
 pub static endpoint_stats: PerCpuHashMap<u32, EndpointStats, { capacity::ENDPOINTS }> = PerCpuHashMap::new();
 #[btf_map]

@@ -17,7 +17,7 @@ use overlay_common::{
 
 use crate::{
     count::{self, Place},
-    ingress::{self, Admitted, Rejected},
+    ingress::{self, Admission, Admitted, Rejected},
     maps,
     packet::{Bytes, redirect},
 };
@@ -36,9 +36,12 @@ pub fn run(ctx: &XdpContext) -> u32 {
 fn receive(ctx: &XdpContext) -> Result<u32, Rejected> {
     let Some(config) = maps::host_config() else { return Ok(XDP_PASS) };
     let bytes = Bytes::of_xdp(ctx);
-    let Some(frame) = ingress::admit(bytes, bytes.len(), config)? else { return Ok(XDP_PASS) };
-    // A congestion mark goes inward by a helper that only tc has; rules are for tc too.
-    let for_tc = frame.protocol == ip_proto::TCP || frame.congested || frame.ruled;
+    // Questions are answered by helpers that only tc has.
+    let Some(Admission::Frame(frame)) = ingress::admit(bytes, bytes.len(), config)? else {
+        return Ok(XDP_PASS);
+    };
+    // A congestion mark goes inward by a helper that only tc has, as copies do; rules are for tc too.
+    let for_tc = frame.protocol == ip_proto::TCP || frame.congested || frame.ruled || frame.ifindex == 0;
     if config.flags & FLAG_XDP_DECAP == 0 || for_tc {
         return Ok(XDP_PASS);
     }

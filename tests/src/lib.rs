@@ -8,6 +8,7 @@
 //! * [`traffic`]: peers that ping, echo, stream and count
 //! * [`attack`], [`siege`]: hostile senders that never rest; load and attack at once, while agents come and go
 //! * [`programs`]: redis, PostgreSQL and nginx
+//! * [`tshark`]: what Wireshark thinks of our packets
 //! * [`dns`]: names as containers ask for them
 //! * [`views`], [`drops`]: what the command line prints, and how the drop counters moved
 //! * [`oracle`]: store, maps, links, devices and neighbours of all hosts, held against each other
@@ -44,6 +45,7 @@ pub mod system;
 pub mod tap;
 pub mod topology;
 pub mod traffic;
+pub mod tshark;
 pub mod turns;
 pub mod underlay;
 pub mod views;

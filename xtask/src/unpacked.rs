@@ -130,6 +130,40 @@ pub const NGINX: Tree = Tree {
     links: &[],
 };
 
+/// tshark, which reads our packets as others do, and of its libraries those that not every Debian has.
+pub const TSHARK: Tree = Tree {
+    name: "tshark",
+    suite: None,
+    packages: &[
+        "tshark",
+        "libwireshark16",
+        "libwiretap13",
+        "libwsutil14",
+        "libbcg729-0",
+        "libc-ares2",
+        "libglib2.0-0",
+        "libgnutls30",
+        "libk5crypto3",
+        "libkrb5-3",
+        "libkrb5support0",
+        "libkeyutils1",
+        "liblua5.2-0",
+        "libmaxminddb0",
+        "libnl-3-200",
+        "libnl-genl-3-200",
+        "libpcap0.8",
+        "libsbc1",
+        "libsmi2ldbl",
+        "libsnappy1v5",
+        "libspandsp2",
+        "libspeexdsp1",
+        "libssh-gcrypt-4",
+        "libxml2",
+        "libicu72",
+    ],
+    links: &[],
+};
+
 /// Packages that are unpacked together.
 #[derive(Debug)]
 pub struct Tree {

@@ -24,7 +24,7 @@ use crate::{
     paths,
     reconcile::{
         Kept, Local,
-        desired::{GatewayDevice, Underlay, reachable_nodes},
+        desired::{GatewayDevice, Underlay, other_vteps},
     },
 };
 
@@ -327,7 +327,7 @@ impl Host {
     }
 
     fn other_vteps(&self, cluster: &Cluster) -> BTreeSet<Ipv4Addr> {
-        reachable_nodes(cluster, &self.node, &self.down).values().map(|n| n.vtep).collect()
+        other_vteps(cluster, &self.node, &self.down)
     }
 
     async fn next_hop(&self, vtep: Ipv4Addr) -> Result<NextHop, NetlinkError> {

@@ -63,11 +63,14 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// This node's endpoints that have their device; the others are given up.
+    /// This node's endpoints that have their device, the others are given up; and machines without an agent, which are
+    /// everybody's.
     fn living_endpoints(&mut self, veths: &BTreeSet<String>) -> Vec<Endpoint> {
         let endpoints = below(&self.held, "endpoints").filter_map(parse::<Endpoint>);
-        let own = endpoints.filter(|endpoint| endpoint.node == *self.known.node());
-        let (living, gone): (Vec<_>, Vec<_>) = own.partition(|e| veths.contains(&paths::host_veth(&e.id)));
+        let shared = |endpoint: &Endpoint| endpoint.is_external() && self.scope == Scope::Everything;
+        let own = endpoints.filter(|endpoint| endpoint.node == *self.known.node() || shared(endpoint));
+        let (living, gone): (Vec<_>, Vec<_>) =
+            own.partition(|e| e.is_external() || veths.contains(&paths::host_veth(&e.id)));
         self.plan.gone = gone.iter().flat_map(claims_of).map(|key| key.to_string()).collect();
         living
     }
@@ -333,6 +336,22 @@ mod tests {
         let shared = ["other", "policies", "rules", "10.0.0.9"];
         assert!(written(&plan).iter().all(|key| shared.iter().all(|part| !key.contains(part))), "{plan:?}");
         assert_eq!(written(&plan).len(), 8);
+    }
+
+    #[test]
+    fn a_machine_without_an_agent_is_written_back_by_whoever_knows_what_the_store_held() {
+        let member = Endpoint { vtep: Some([192, 0, 2, 9].into()), ..endpoint(9, "external") };
+        let entries = full().into_iter().chain(entries_of(&member));
+        let entries: Entries = entries.map(|entry| (entry.key.clone(), entry)).collect();
+        let mut known = Known::new(name("here"), Arc::new(entries), Revision(1));
+        let empty = Listing { entries: vec![], revision: Revision(9) };
+        known.absorb(empty, &Arrival::Wiped, Instant::now());
+        let key = Key::Endpoint(name("net"), member.id.clone()).to_string();
+        for (scope, is_written) in [(Scope::Everything, true), (Scope::Own, false)] {
+            let plan = plan(&known, scope, &veths());
+            assert_eq!(written(&plan).contains(&key.as_str()), is_written, "{scope:?}");
+            assert!(!plan.gone.contains(&key));
+        }
     }
 
     #[test]

@@ -24,9 +24,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::types::{
-    AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DRY_RUN, DetachOwned, DetachRequest,
-    DetachResult, DropView, EndpointView, ErrorBody, ErrorCode, MapDump, MapView, NetworkView, NewRule,
-    NodeDetail, NodeView, PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
+    AddExternal, AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DRY_RUN, DetachOwned,
+    DetachRequest, DetachResult, DropView, EndpointView, ErrorBody, ErrorCode, MapDump, MapView, NetworkView,
+    NewRule, NodeDetail, NodeView, PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER,
+    Status,
 };
 use crate::{
     agent::lock,
@@ -293,6 +294,30 @@ impl Client {
         change: &ChangeLabels,
     ) -> Result<EndpointView> {
         self.send(Method::POST, &format!("/v1/networks/{network}/endpoints/{endpoint}/labels"), change).await
+    }
+
+    /// Makes a machine without an agent a member of a network.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn add_external(&self, network: &Name, request: &AddExternal) -> Result<EndpointView> {
+        self.send(Method::POST, &format!("/v1/networks/{network}/external"), request).await
+    }
+
+    /// All members without an agent.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn externals(&self) -> Result<Vec<EndpointView>> {
+        self.get("/v1/external").await
+    }
+
+    /// Takes a member without an agent out of its network.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn remove_external(&self, network: &Name, name: &Name) -> Result<EndpointView> {
+        self.call(Method::DELETE, &format!("/v1/networks/{network}/external/{name}")).await
     }
 
     /// Published ports on all nodes.

@@ -33,6 +33,9 @@ pub struct CreateNetwork {
     /// No way to the outside world.
     #[serde(default)]
     pub internal: bool,
+    /// Broadcast and multicast reach all members.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub multicast: bool,
     /// Free text of the user's.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -55,6 +58,9 @@ pub struct NetworkView {
     pub mtu: u16,
     /// No way to the outside world.
     pub internal: bool,
+    /// Broadcast and multicast reach all members.
+    #[serde(default)]
+    pub multicast: bool,
     /// Free text of the user's.
     pub labels: BTreeMap<String, String>,
     /// Always `global`: every node of the cluster has it.
@@ -214,8 +220,11 @@ pub struct EndpointView {
     pub labels: BTreeMap<String, String>,
     /// The network.
     pub network: Name,
-    /// The node it runs on.
+    /// The node it runs on; `external` for a machine without an agent.
     pub node: Name,
+    /// Where packets for it go, if it is a machine without an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vtep: Option<Ipv4Addr>,
     /// Its address with the subnet's prefix length.
     pub ip: Ipv4Net,
     /// Its hardware address.
@@ -253,6 +262,28 @@ pub struct LocalEndpointView {
     pub rx_bytes: u64,
     /// Packets of or for it that were dropped, by reason.
     pub drops: Vec<DropView>,
+}
+
+/// `POST /v1/networks/{network}/external`: a machine without an agent becomes a member. `GET /v1/external` lists them all;
+/// `DELETE /v1/networks/{network}/external/{name}` takes one out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddExternal {
+    /// Its address on the underlay, to which VXLAN packets for it are sent.
+    pub vtep: Ipv4Addr,
+    /// Its hardware address in the network.
+    pub mac: Mac,
+    /// Its address in the network.
+    pub ip: Ipv4Addr,
+    /// Name in the network; one made from the id if left out.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// Other names, which other endpoints of the network may have too.
+    #[serde(default)]
+    pub aliases: Vec<Name>,
+    /// Free text of the user's.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A node's life.

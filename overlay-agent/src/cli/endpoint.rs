@@ -128,6 +128,7 @@ fn detail(endpoint: &EndpointView, style: Style) -> String {
         field("labels", &labels::shown(&endpoint.labels)),
         field("owner", &or_dash(endpoint.owner.as_ref())),
     ];
+    fields.extend(endpoint.vtep.iter().map(|vtep| field("VTEP", vtep)));
     fields.extend(endpoint.published.iter().map(|publication| field("published", publication)));
     let Some(local) = &endpoint.local else { return style.fields(&fields) };
     fields.extend(local_fields(local));

@@ -9,6 +9,7 @@ mod doctor;
 mod drops;
 mod dry_run;
 mod endpoint;
+mod external;
 mod labels;
 mod map;
 mod network;
@@ -71,6 +72,9 @@ enum Command {
     /// Show endpoints: the attachments of containers to networks
     #[command(subcommand)]
     Endpoint(endpoint::Command),
+    /// Make machines without an agent members of networks: a kernel's vxlan device, a switch
+    #[command(subcommand)]
+    External(external::Command),
     /// Show the hosts of the cluster
     #[command(subcommand)]
     Node(node::Command),
@@ -163,6 +167,7 @@ impl Command {
             Self::Attach(attach) => attach.run(client, out).await,
             Self::Detach(detach) => detach.run(client, out).await,
             Self::Endpoint(command) => command.run(client, out).await,
+            Self::External(command) => command.run(client, out).await,
             Self::Node(command) => command.run(client, out).await,
             Self::Policy(command) => command.run(client, out).await,
             Self::Publish(command) => command.run(client, out).await,

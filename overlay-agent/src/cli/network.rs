@@ -94,6 +94,9 @@ pub(super) struct Create {
     /// No way to the outside world
     #[arg(long)]
     internal: bool,
+    /// Copy broadcast and multicast to all members [default: drop it]
+    #[arg(long)]
+    multicast: bool,
     #[command(flatten)]
     labels: Labels,
     #[command(flatten)]
@@ -128,8 +131,9 @@ async fn prune(client: &Client, filters: &[Filter]) -> Result<Vec<NetworkView>, 
 
 impl From<Create> for CreateNetwork {
     fn from(create: Create) -> Self {
-        let Create { name, subnet, gateway, ip_range, vni, mtu, internal, labels, dry_run: _ } = create;
-        Self { name, subnet, gateway, ip_range, vni, mtu, internal, labels: labels.into() }
+        let Create { name, subnet, gateway, ip_range, vni, mtu, internal, multicast, labels, dry_run: _ } =
+            create;
+        Self { name, subnet, gateway, ip_range, vni, mtu, internal, multicast, labels: labels.into() }
     }
 }
 
@@ -187,6 +191,7 @@ pub(super) fn detail(network: &NetworkView, style: Style) -> String {
         field("IP range", &or_dash(network.ip_range)),
         field("MTU", &network.mtu),
         field("internal", &yes_or_no(network.internal)),
+        field("multicast", &yes_or_no(network.multicast)),
         field("scope", &network.scope),
         field("labels", &labels::shown(&network.labels)),
     ]);

@@ -72,12 +72,12 @@ fn the_global_options_stand_anywhere_and_have_defaults() {
 #[test]
 fn network_create_takes_everything_over() {
     let line = "network create net1 --subnet 10.1.0.0/16 --gateway 10.1.0.9 --ip-range 10.1.2.0/24 --vni 300 \
-                --mtu 1400 --internal --label a=1 --label b=x=y --label c=";
+                --mtu 1400 --internal --multicast --label a=1 --label b=x=y --label c=";
     let Command::Network(network::Command::Create(create)) = command(line) else { panic!("{line}") };
     let request = serde_json::to_value(CreateNetwork::from(create)).unwrap();
     let expected = json!({
         "name": "net1", "subnet": "10.1.0.0/16", "gateway": "10.1.0.9", "ip_range": "10.1.2.0/24", "vni": 300,
-        "mtu": 1400, "internal": true, "labels": {"a": "1", "b": "x=y", "c": ""},
+        "mtu": 1400, "internal": true, "multicast": true, "labels": {"a": "1", "b": "x=y", "c": ""},
     });
     assert_eq!(request, expected);
 }
@@ -232,6 +232,7 @@ fn endpoint(name: &str) -> EndpointView {
         labels: [].into(),
         network: "ov_net1".parse().unwrap(),
         node: "host1".parse().unwrap(),
+        vtep: None,
         ip: "10.0.0.2/24".parse().unwrap(),
         mac: "02:42:0a:00:00:02".parse().unwrap(),
         ifname: "eth0".into(),
@@ -253,6 +254,7 @@ fn network() -> NetworkView {
         ip_range: None,
         mtu: 1450,
         internal: false,
+        multicast: false,
         labels: [("team".to_owned(), "db".to_owned()), ("x".to_owned(), "\u{1b}[2J\n".to_owned())].into(),
         scope: "global".into(),
         endpoints: vec![endpoint("bbox1")],
@@ -302,15 +304,16 @@ const POLICY_HEADER: &str = "FROM  TO  ACTION  TRAFFIC  FROM LABELS  TO LABELS  
 fn a_network_is_shown_with_its_endpoints_and_without_terminal_commands() {
     let expected = lines(
         r"
-        |name:     ov_net1
-        |VNI:      256
-        |subnet:   10.0.0.0/24
-        |gateway:  10.0.0.1
-        |IP range: -
-        |MTU:      1450
-        |internal: no
-        |scope:    global
-        |labels:   team=db, x=\u{1b}[2J\n
+        |name:      ov_net1
+        |VNI:       256
+        |subnet:    10.0.0.0/24
+        |gateway:   10.0.0.1
+        |IP range:  -
+        |MTU:       1450
+        |internal:  no
+        |multicast: no
+        |scope:     global
+        |labels:    team=db, x=\u{1b}[2J\n
         |
         |NAME   NETWORK  NODE   IP           MAC                IFNAME  ID
         |bbox1  ov_net1  host1  10.0.0.2/24  02:42:0a:00:00:02  eth0    00112233445566ff",

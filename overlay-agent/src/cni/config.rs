@@ -37,7 +37,7 @@ const FOREIGN_KEYS: [&str; 11] = [
 ];
 
 /// Keys that this plugin understands.
-const OWN_KEYS: [&str; 12] = [
+const OWN_KEYS: [&str; 13] = [
     "network",
     "socket",
     "subnet",
@@ -46,6 +46,7 @@ const OWN_KEYS: [&str; 12] = [
     "vni",
     "mtu",
     "internal",
+    "multicast",
     "labels",
     "dns",
     "ipam",
@@ -189,6 +190,7 @@ impl Config {
                 vni: self.field("vni")?,
                 mtu: self.field("mtu")?,
                 internal: internal.unwrap_or_default(),
+                multicast: self.field("multicast")?.unwrap_or_default(),
                 labels: self.field("labels")?.unwrap_or_default(),
             },
             internal,

@@ -9,8 +9,8 @@ use aya::{
 use overlay_common::{
     abi::capacity,
     flow::{Flow, FlowKey},
-    resolver::ResolverTurns,
     stats::{DropCount, DropKey, EndpointStats, RuleCount, RuleKey},
+    turns::Turns,
 };
 
 use super::{
@@ -31,8 +31,16 @@ impl Maps {
     ///
     /// # Errors
     /// If the map cannot be read.
-    pub fn resolver_turns(&self) -> Result<BTreeMap<u32, ResolverTurns>, DatapathError> {
+    pub fn resolver_turns(&self) -> Result<BTreeMap<u32, Turns>, DatapathError> {
         self.resolver_turns.entries()
+    }
+
+    /// How far each sender has used up its turns at broadcast and multicast.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn flood_turns(&self) -> Result<BTreeMap<u32, Turns>, DatapathError> {
+        self.flood_turns.entries()
     }
 
     /// Dropped packets.

@@ -7,6 +7,7 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    flood::{EXTERNAL_SENDER, FloodKey, HERE, Receiver},
     flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
     mac::Mac,
@@ -14,8 +15,9 @@ use overlay_common::{
     network::Network,
     policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
     stats::{RuleCount, RuleKey},
+    turns::Turns,
     verdict::DropReason,
-    vtep::{Vtep, VtepMemberKey},
+    vtep::{self, Vtep, VtepMemberKey},
 };
 use serde_json::{Map, Value, json};
 
@@ -37,11 +39,15 @@ pub struct Description {
 }
 
 /// All maps that can be dumped.
-pub const MAPS: [Description; 19] = [
+pub const MAPS: [Description; 21] = [
     describe(map::CONFIG, 1, "this host's settings"),
     describe(map::NETWORKS, capacity::NETWORKS, "VNI → gateway, MTU, flags"),
     describe(map::VTEPS, capacity::VTEPS, "index → outer header of another host"),
-    describe(map::VTEP_MEMBERS, capacity::VTEP_MEMBERS, "VNI, VTEP → may send (VNI 0: is a node)"),
+    describe(
+        map::VTEP_MEMBERS,
+        capacity::VTEP_MEMBERS,
+        "VNI, VTEP → may send, and whether without an agent (VNI 0: is known)",
+    ),
     describe(map::ENDPOINTS, capacity::ENDPOINTS, "host veth → VNI, addresses of the container behind it"),
     describe(map::FDB, capacity::FDB, "VNI, MAC → host veth or VTEP"),
     describe(map::NEIGH, capacity::NEIGH, "VNI, IPv4 → MAC"),
@@ -64,6 +70,12 @@ pub const MAPS: [Description; 19] = [
         map::RESOLVER_TURNS,
         capacity::ENDPOINTS,
         "host veth → how far it has used up its turns at the resolver",
+    ),
+    describe(map::FLOOD, capacity::FLOOD, "VNI, side, number → who gets copies of broadcast and multicast"),
+    describe(
+        map::FLOOD_TURNS,
+        capacity::ENDPOINTS,
+        "host veth, or VTEP without an agent → how far it has used up its turns at broadcast and multicast",
     ),
     describe(map::ENDPOINT_STATS, capacity::ENDPOINTS, "host veth → packets and bytes"),
     describe(map::DROPS, capacity::DROPS, "VNI, host veth, reason → packets and bytes"),
@@ -99,7 +111,8 @@ impl Datapath {
         Ok(match name {
             map::ENDPOINT_STATS => Some(self.dump_stats()?),
             map::DROPS => Some(self.dump_drops()?),
-            map::RESOLVER_TURNS => Some(self.dump_resolver_turns()?),
+            map::RESOLVER_TURNS => Some(rows(&self.maps().resolver_turns()?, turns)),
+            map::FLOOD_TURNS => Some(rows(&self.maps().flood_turns()?, turns)),
             map::RULE_STATS => Some(rows(&self.maps().rule_stats()?, rule_count)),
             map::FLOWS => Some(rows(&self.maps().flows()?, flow)),
             _ => dump_table(tables, name),
@@ -113,14 +126,6 @@ impl Datapath {
                 "rx_packets": s.rx_packets, "rx_bytes": s.rx_bytes }))
         };
         Ok(stats.iter().map(row).collect())
-    }
-
-    fn dump_resolver_turns(&self) -> Result<Vec<Row>, DatapathError> {
-        let turns = self.maps().resolver_turns()?;
-        let row = |(ifindex, t): (&u32, &overlay_common::resolver::ResolverTurns)| {
-            row(json!({ "ifindex": ifindex, "taken_until_ns": t.taken_until_ns }))
-        };
-        Ok(turns.iter().map(row).collect())
     }
 
     fn dump_drops(&self) -> Result<Vec<Row>, DatapathError> {
@@ -147,6 +152,7 @@ fn dump_table(t: &Tables, name: &str) -> Option<Vec<Row>> {
         map::RULES => rows(&t.rules, rules),
         map::RULE_BITS => rows(&t.rule_bits, rule_bits),
         map::ROUTES => rows(&t.routes, route),
+        map::FLOOD => rows(&t.flood, flood),
         map::GATEWAY => vec![row(gateway(&t.gateway))],
         map::HOST_ADDRS => rows(&t.host_addrs, host_addr),
         map::HOST_OWNERS => rows(&t.host_owners, |addr, ifindex| host_addr(ifindex, addr)),
@@ -176,8 +182,8 @@ pub(crate) fn vtep(index: &u32, vtep: &Vtep) -> Value {
 }
 
 /// An entry of map `vtep_members`.
-pub(crate) fn vtep_member(key: &VtepMemberKey, _: &u32) -> Value {
-    json!({ "vni": key.vni, "vtep_addr": ip(key.vtep_addr) })
+pub(crate) fn vtep_member(key: &VtepMemberKey, kind: &u32) -> Value {
+    json!({ "vni": key.vni, "vtep_addr": ip(key.vtep_addr), "external": *kind == vtep::EXTERNAL })
 }
 
 /// An entry of map `endpoints`.
@@ -194,6 +200,19 @@ pub(crate) fn fdb(key: &FdbKey, entry: &FdbEntry) -> Value {
 /// An entry of map `neigh`.
 pub(crate) fn neigh(key: &NeighKey, entry: &Neigh) -> Value {
     json!({ "vni": key.vni, "ipv4": ip(key.ipv4), "mac": mac(entry.mac) })
+}
+
+/// An entry of map `flood`.
+pub(crate) fn flood(key: &FloodKey, to: &Receiver) -> Value {
+    let side = if key.side == HERE { "here" } else { "there" };
+    json!({ "vni": key.vni, "side": side, "number": key.number, "ifindex": to.ifindex, "vtep_addr": ip(to.vtep_addr) })
+}
+
+fn turns(sender: &u32, turns: &Turns) -> Value {
+    let is_external = sender & EXTERNAL_SENDER != 0;
+    let sender = sender & !EXTERNAL_SENDER;
+    let (ifindex, vtep) = if is_external { (0, sender) } else { (sender, 0) };
+    json!({ "ifindex": ifindex, "vtep": vtep, "taken_until_ns": turns.taken_until_ns })
 }
 
 /// An entry of map `policy`.

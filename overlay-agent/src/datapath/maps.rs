@@ -14,14 +14,15 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    flood::{FloodKey, Receiver},
     flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
-    resolver::ResolverTurns,
     route::{RouteKey, SCOPE_BITS},
     stats::{DropCount, DropKey, EndpointStats, RuleCount, RuleKey},
+    turns::Turns,
     vtep::{Vtep, VtepMemberKey},
 };
 
@@ -52,7 +53,9 @@ pub struct Maps {
     rules: Hash<PolicyKey, RuleSet>,
     rule_bits: Hash<RuleBitsKey, RuleBits>,
     routes: Table<LpmTrie<MapData, RouteKey, u32>>,
-    pub(super) resolver_turns: Hash<u32, ResolverTurns>,
+    flood: Hash<FloodKey, Receiver>,
+    pub(super) resolver_turns: Hash<u32, Turns>,
+    pub(super) flood_turns: Hash<u32, Turns>,
     pub(super) endpoint_stats: Table<PerCpuHashMap<MapData, u32, EndpointStats>>,
     pub(super) drops: Table<PerCpuHashMap<MapData, DropKey, DropCount>>,
     pub(super) rule_stats: Table<PerCpuHashMap<MapData, RuleKey, RuleCount>>,
@@ -77,7 +80,9 @@ impl Maps {
             rules: take(ebpf, map::RULES)?,
             rule_bits: take(ebpf, map::RULE_BITS)?,
             routes: take(ebpf, map::ROUTES)?,
+            flood: take(ebpf, map::FLOOD)?,
             resolver_turns: take(ebpf, map::RESOLVER_TURNS)?,
+            flood_turns: take(ebpf, map::FLOOD_TURNS)?,
             endpoint_stats: take(ebpf, map::ENDPOINT_STATS)?,
             drops: take(ebpf, map::DROPS)?,
             rule_stats: take(ebpf, map::RULE_STATS)?,
@@ -104,6 +109,7 @@ impl Maps {
             host_owners: self.host_owners.entries()?,
             fdb: self.fdb.entries()?,
             neigh: self.neigh.entries()?,
+            flood: self.flood.entries()?,
             policy: self.policy.entries()?,
             rules: self.rules.entries()?,
             rule_bits: self.rule_bits.entries()?,
@@ -130,6 +136,7 @@ impl Maps {
         self.host_owners.put(&plan.host_owners)?;
         self.fdb.put(&plan.fdb)?;
         self.neigh.put(&plan.neigh)?;
+        self.flood.put(&plan.flood)?;
         self.rule_bits.put(&plan.rule_bits)?;
         self.create_rule_stats(&plan.rule_stats)?;
         self.rules.put(&plan.rules)?;
@@ -141,6 +148,7 @@ impl Maps {
         self.rules.delete(&plan.rules)?;
         self.delete_rule_stats(&plan.rule_stats)?;
         self.rule_bits.delete(&plan.rule_bits)?;
+        self.flood.delete(&plan.flood)?;
         self.neigh.delete(&plan.neigh)?;
         self.fdb.delete(&plan.fdb)?;
         self.host_owners.delete(&plan.host_owners)?;

@@ -18,7 +18,7 @@ use super::{DatapathError, bpffs::gone_is_success};
 use crate::{config::BpfLog, paths::Paths};
 
 /// Maps that are pinned: all but the log's, whose reader ends with the agent.
-pub const PINNED_MAPS: [&str; 19] = [
+pub const PINNED_MAPS: [&str; 21] = [
     map::CONFIG,
     map::ENDPOINTS,
     map::FDB,
@@ -34,6 +34,8 @@ pub const PINNED_MAPS: [&str; 19] = [
     map::HOST_ADDRS,
     map::HOST_OWNERS,
     map::RESOLVER_TURNS,
+    map::FLOOD,
+    map::FLOOD_TURNS,
     map::ENDPOINT_STATS,
     map::DROPS,
     map::RULE_STATS,

@@ -112,8 +112,9 @@ impl<'a> View<'a> {
         let Known { cluster, here, down, .. } = self.known;
         let endpoint = &cluster.endpoints.get(id)?.record;
         let node = || cluster.nodes.get(&endpoint.node);
-        let is_there =
-            endpoint.node == *here || node().is_some_and(|node| is_reachable(cluster, &node.record, down));
+        let is_there = endpoint.is_external()
+            || endpoint.node == *here
+            || node().is_some_and(|node| is_reachable(cluster, &node.record, down));
         is_there.then_some(endpoint)
     }
 }

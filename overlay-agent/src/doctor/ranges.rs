@@ -89,6 +89,7 @@ mod tests {
             ip_range: None,
             mtu: 1450,
             internal: false,
+            multicast: false,
             labels: [].into(),
             scope: String::new(),
             endpoints: Vec::new(),

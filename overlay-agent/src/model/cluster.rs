@@ -97,6 +97,11 @@ impl Cluster {
         self.endpoints.values().map(|e| &e.record).filter(move |e| e.network == *network)
     }
 
+    /// The members without an agent, in all networks.
+    pub fn externals(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.values().map(|e| &e.record).filter(|e| e.is_external())
+    }
+
     /// The endpoints of a node, in all networks.
     pub fn endpoints_on<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = &'a Versioned<Endpoint>> {
         self.endpoints.values().filter(move |e| e.record.node == *node)

@@ -18,6 +18,12 @@ impl Name {
     /// Most characters of a name, as in a DNS label.
     pub const MAX_LEN: usize = 63;
 
+    /// What stands for a node where there is none: that of members without an agent. No node can have this name.
+    #[must_use]
+    pub fn external() -> Self {
+        Self("external".to_owned())
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -67,6 +67,9 @@ pub struct Network {
     /// No way to the outside world.
     #[serde(default)]
     pub internal: bool,
+    /// Broadcast and multicast are copied to all members.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub multicast: bool,
     /// Free text of the user's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -171,8 +174,11 @@ pub struct Endpoint {
     /// Free text of the user's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The node that it runs on.
+    /// The node that it runs on; [`Name::external`] if it is a machine without an agent.
     pub node: Name,
+    /// Where packets for it go, if it is a machine without an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vtep: Option<Ipv4Addr>,
     /// Its address.
     pub ipv4: Ipv4Addr,
     /// Its hardware address.
@@ -189,6 +195,14 @@ pub struct Endpoint {
     pub owner: Option<Owner>,
 }
 
+impl Endpoint {
+    /// Whether it is a machine without an agent: no node's, and everybody's to keep.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        self.vtep.is_some()
+    }
+}
+
 #[cfg(test)]
 impl Endpoint {
     /// One with nothing but what it must have.
@@ -196,7 +210,21 @@ impl Endpoint {
         let mac = Mac::from_ipv4(ipv4.octets());
         let (ifname, netns) = ("eth0".to_owned(), String::new());
         let (aliases, labels, published, owner) = (Vec::new(), BTreeMap::new(), Vec::new(), None);
-        Self { id, network, name, node, ipv4, mac, ifname, netns, aliases, labels, published, owner }
+        Self {
+            id,
+            network,
+            name,
+            node,
+            vtep: None,
+            ipv4,
+            mac,
+            ifname,
+            netns,
+            aliases,
+            labels,
+            published,
+            owner,
+        }
     }
 }
 

@@ -149,6 +149,7 @@ impl Options {
             vni,
             mtu,
             internal: network.internal,
+            multicast: false,
             labels: network.labels.clone().unwrap_or_default(),
         };
         Ok(Self { socket, network })

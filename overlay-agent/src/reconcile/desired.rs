@@ -21,7 +21,7 @@ use overlay_common::{
 };
 
 use super::{
-    host_addrs,
+    flood, host_addrs,
     rules::{self, Selectors},
     tables::{RouteTarget, Tables},
 };
@@ -144,6 +144,7 @@ pub fn desired(cluster: &Cluster, local: &Local) -> Tables {
             remote.add_to(&mut tables);
         }
     }
+    flood::add(&mut tables, cluster, local, &basis);
     tables
 }
 
@@ -151,14 +152,20 @@ pub fn desired(cluster: &Cluster, local: &Local) -> Tables {
 pub(super) fn ground(cluster: &Cluster, local: &Local) -> (Tables, Basis) {
     let networks: BTreeMap<&Name, &Network> = cluster.networks.iter().map(|(n, v)| (n, &v.record)).collect();
     let nodes = reachable_nodes(cluster, &local.node, &local.down);
-    let indices = assign_indices(nodes.values().copied(), &local.kept.vtep_indices);
+    let externals = external_vteps(cluster, &nodes);
+    let vteps = nodes.values().map(|node| node.vtep).chain(externals.iter().copied());
+    let indices = assign_indices(vteps, &local.kept.vtep_indices);
     let mut tables = Tables { config: config(local), ..Tables::default() };
     for network in networks.values() {
         add_network(&mut tables, network, local);
     }
     for node in nodes.values() {
-        tables.vteps.insert(indices[&node.vtep], vtep_entry(node, local));
-        tables.vtep_members.insert(member(vtep::ANY_NETWORK, node.vtep), 1);
+        tables.vteps.insert(indices[&node.vtep], vtep_entry(node.vtep, node.vxlan_port, local));
+        tables.vtep_members.insert(member(vtep::ANY_NETWORK, node.vtep), vtep::HOST);
+    }
+    for vtep in &externals {
+        tables.vteps.insert(indices[vtep], vtep_entry(*vtep, local.vxlan_port, local));
+        tables.vtep_members.insert(member(vtep::ANY_NETWORK, *vtep), vtep::EXTERNAL);
     }
     let directions = rules::directions(cluster);
     rules::add(&mut tables, cluster, &directions, &networks);
@@ -168,7 +175,9 @@ pub(super) fn ground(cluster: &Cluster, local: &Local) -> (Tables, Basis) {
     let place = |(name, node): (&&Name, &&Node)| ((*name).clone(), (node.vtep, indices[&node.vtep]));
     let basis = Basis {
         nodes: nodes.iter().map(place).collect(),
+        externals: externals.iter().map(|vtep| (*vtep, indices[vtep])).collect(),
         vnis: networks.iter().map(|(name, network)| ((*name).clone(), network.vni.get())).collect(),
+        multicast: flood::vnis(cluster),
         directions,
         selectors: Selectors::of(cluster),
     };
@@ -180,7 +189,11 @@ pub(super) fn ground(cluster: &Cluster, local: &Local) -> (Tables, Basis) {
 pub(super) struct Basis {
     /// VTEP address and index of each other host that packets may go to.
     nodes: BTreeMap<Name, (Ipv4Addr, u32)>,
+    /// Index of each VTEP without an agent, by its address.
+    externals: BTreeMap<Ipv4Addr, u32>,
     vnis: BTreeMap<Name, u32>,
+    /// Networks with broadcast and multicast.
+    pub(super) multicast: BTreeSet<u32>,
     /// Directions between networks in which packets may go.
     directions: BTreeSet<(Name, Name)>,
     /// The labels that rules ask for.
@@ -188,6 +201,14 @@ pub(super) struct Basis {
 }
 
 impl Basis {
+    /// Where packets for an endpoint on another host, or for a machine without an agent, go.
+    pub(super) fn vtep_of(&self, endpoint: &Endpoint) -> Option<Ipv4Addr> {
+        match endpoint.vtep {
+            Some(vtep) => self.externals.contains_key(&vtep).then_some(vtep),
+            None => self.nodes.get(&endpoint.node).map(|(vtep, _)| *vtep),
+        }
+    }
+
     /// Whether every entry that was made from this one is the same if made from `new`. `is_used` tells whether an
     /// entry leads to the VTEP with this index: hosts without containers come and go at no cost.
     pub(super) fn holds_in(&self, new: &Self, is_used: impl Fn(u32) -> bool) -> bool {
@@ -196,16 +217,23 @@ impl Basis {
         };
         let nodes = self.nodes.iter().all(stays);
         let networks = self.vnis.iter().all(|(name, vni)| new.vnis.get(name) == Some(vni));
-        nodes && networks && self.directions == new.directions && self.selectors == new.selectors
+        nodes
+            && networks
+            && self.externals == new.externals
+            && self.multicast == new.multicast
+            && self.directions == new.directions
+            && self.selectors == new.selectors
     }
 }
 
-/// What a container on another host adds to the maps.
+/// What a container on another host, or a machine without an agent, adds to the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Remote {
+    /// What sends for it: [`vtep::HOST`] or [`vtep::EXTERNAL`].
+    pub(super) peer: u32,
     pub(super) fdb: (FdbKey, FdbEntry),
     pub(super) neigh: (NeighKey, Neigh),
-    /// The node may send under these VNIs because of it.
+    /// The VTEP may send under these VNIs because of it.
     pub(super) members: Vec<VtepMemberKey>,
     /// Rules whose labels it has.
     pub(super) rule_bits: BTreeMap<RuleBitsKey, RuleBits>,
@@ -215,12 +243,17 @@ impl Remote {
     /// Nothing, if its network or node is not known.
     pub(super) fn of(endpoint: &Endpoint, cluster: &Cluster, basis: &Basis) -> Option<Self> {
         let network = &cluster.networks.get(&endpoint.network)?.record;
-        let (vtep, index) = *basis.nodes.get(&endpoint.node)?;
         let vni = network.vni.get();
+        let (peer, (vtep, index), sends) = match endpoint.vtep {
+            // It does not route, so it sends in its own network alone.
+            Some(vtep) => (vtep::EXTERNAL, (vtep, *basis.externals.get(&vtep)?), [vni].into()),
+            None => (vtep::HOST, *basis.nodes.get(&endpoint.node)?, vnis_sent_to(network, cluster, basis)),
+        };
         Some(Self {
+            peer,
             fdb: (FdbKey::new(vni, endpoint.mac.0), FdbEntry::remote(index, vtep.octets())),
             neigh: neigh(vni, endpoint),
-            members: vnis_sent_to(network, cluster, basis).into_iter().map(|vni| member(vni, vtep)).collect(),
+            members: sends.into_iter().map(|vni| member(vni, vtep)).collect(),
             rule_bits: basis.selectors.entries(vni, endpoint),
         })
     }
@@ -228,7 +261,7 @@ impl Remote {
     pub(super) fn add_to(&self, tables: &mut Tables) {
         tables.fdb.insert(self.fdb.0, self.fdb.1);
         tables.neigh.insert(self.neigh.0, self.neigh.1);
-        tables.vtep_members.extend(self.members.iter().map(|key| (*key, 1)));
+        tables.vtep_members.extend(self.members.iter().map(|key| (*key, self.peer)));
         tables.rule_bits.extend(&self.rule_bits);
     }
 }
@@ -243,6 +276,19 @@ pub fn reachable_nodes<'a>(
     let others =
         cluster.nodes.iter().map(|(name, node)| (name, &node.record)).filter(|(name, _)| *name != here);
     others.filter(|(_, node)| is_reachable(cluster, node, down)).collect()
+}
+
+/// VTEPs of machines without an agent. A node that has such an address by now is the one that is meant.
+fn external_vteps(cluster: &Cluster, nodes: &BTreeMap<&Name, &Node>) -> BTreeSet<Ipv4Addr> {
+    let taken: BTreeSet<Ipv4Addr> = nodes.values().map(|node| node.vtep).collect();
+    cluster.externals().filter_map(|member| member.vtep).filter(|vtep| !taken.contains(vtep)).collect()
+}
+
+/// All VTEPs that packets may go to: other nodes', and those of machines without an agent.
+#[must_use]
+pub fn other_vteps(cluster: &Cluster, here: &Name, down: &BTreeSet<Name>) -> BTreeSet<Ipv4Addr> {
+    let nodes = reachable_nodes(cluster, here, down);
+    nodes.values().map(|node| node.vtep).chain(external_vteps(cluster, &nodes)).collect()
 }
 
 /// Whether packets may go to another node: one that is down or gone does not answer, and one whose address another
@@ -274,7 +320,6 @@ fn add_gateway(tables: &mut Tables, device: &GatewayDevice, local: &Local) {
 }
 
 fn config(local: &Local) -> Config {
-    let flag = |on, flag| if on { flag } else { 0 };
     Config {
         underlay_ifindex: local.underlay.ifindex,
         tunnel_ifindex: local.tunnel_ifindex,
@@ -288,13 +333,17 @@ fn config(local: &Local) -> Config {
     }
 }
 
+fn flag(on: bool, flag: u32) -> u32 {
+    if on { flag } else { 0 }
+}
+
 fn add_network(tables: &mut Tables, net: &Network, local: &Local) {
     let vni = net.vni.get();
     let record = network::Network {
         gateway_ipv4: net.gateway.octets(),
         gateway_mac: net.gateway_mac().0,
         mtu: net.effective_mtu(&local.underlay),
-        flags: if net.internal { network::FLAG_INTERNAL } else { 0 },
+        flags: flag(net.internal, network::FLAG_INTERNAL) | flag(net.multicast, network::FLAG_MULTICAST),
     };
     tables.networks.insert(vni, record);
     tables.neigh.insert(NeighKey { vni, ipv4: record.gateway_ipv4 }, Neigh::new(record.gateway_mac));
@@ -334,24 +383,24 @@ fn vnis_sent_to(network: &Network, cluster: &Cluster, basis: &Basis) -> BTreeSet
     vnis.chain([network.vni.get()]).collect()
 }
 
-fn vtep_entry(node: &Node, local: &Local) -> Vtep {
+fn vtep_entry(vtep: Ipv4Addr, port: u16, local: &Local) -> Vtep {
     let here = TunnelEnd { mac: local.underlay.mac.0, addr: local.underlay.addr.octets() };
-    let next_hop = local.next_hops.get(&node.vtep).copied().unwrap_or_default();
-    let there = TunnelEnd { mac: next_hop.0, addr: node.vtep.octets() };
-    Vtep { header: OuterHeader::template(here, there, node.vxlan_port) }
+    let next_hop = local.next_hops.get(&vtep).copied().unwrap_or_default();
+    let there = TunnelEnd { mac: next_hop.0, addr: vtep.octets() };
+    Vtep { header: OuterHeader::template(here, there, port) }
 }
 
 /// Keeps the indices that are in use and gives new VTEPs the lowest ones that no entry may still refer to.
-fn assign_indices<'a>(
-    nodes: impl Iterator<Item = &'a Node>,
+fn assign_indices(
+    vteps: impl Iterator<Item = Ipv4Addr>,
     in_use: &BTreeMap<Ipv4Addr, u32>,
 ) -> BTreeMap<Ipv4Addr, u32> {
     let taken: BTreeSet<u32> = in_use.values().copied().collect();
     let mut free = (1u32..).filter(|index| !taken.contains(index));
     let mut indices = BTreeMap::new();
-    for node in nodes {
-        indices.entry(node.vtep).or_insert_with(|| {
-            in_use.get(&node.vtep).copied().or_else(|| free.next()).expect("u32 has more values than hosts")
+    for vtep in vteps {
+        indices.entry(vtep).or_insert_with(|| {
+            in_use.get(&vtep).copied().or_else(|| free.next()).expect("u32 has more values than hosts")
         });
     }
     indices

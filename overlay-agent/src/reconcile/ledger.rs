@@ -10,11 +10,12 @@ use overlay_common::{
     fdb::{FdbEntry, FdbKey},
     neigh::{Neigh, NeighKey},
     policy::{RuleBits, RuleBitsKey},
-    vtep::VtepMemberKey,
+    vtep::{self, VtepMemberKey},
 };
 
 use super::{
     desired::{Basis, Kept, Local, Remote, add_local, ground},
+    flood,
     plan::{Edits, Plan},
     tables::Tables,
 };
@@ -54,6 +55,7 @@ impl Ledger {
                 waiting += 1;
             }
         }
+        flood::add(&mut tables, cluster, &local, &basis);
         let claims = remotes.len() + tables.endpoints.len();
         let plain =
             waiting == 0 && tables.fdb.len() == claims && tables.neigh.len() == claims + ground.neigh.len();
@@ -134,6 +136,8 @@ impl Ledger {
     ) -> Option<()> {
         for id in changed {
             match self.remotes.remove(*id) {
+                // Its VTEP goes with it, if no other machine is behind that.
+                Some(old) if old.peer == vtep::EXTERNAL || self.is_flooded(&old) => return None,
                 Some(old) => self.take_out(&old, touched)?,
                 // It was one of ours.
                 None if self.local.host_veths.contains_key(*id) => return None,
@@ -141,14 +145,22 @@ impl Ledger {
             }
         }
         for endpoint in changed.iter().filter_map(|id| cluster.endpoints.get(*id)).map(|e| &e.record) {
-            if endpoint.node == self.local.node {
+            if endpoint.node == self.local.node || endpoint.is_external() {
                 return None;
             }
             let remote = Remote::of(endpoint, cluster, &self.basis)?;
+            if self.is_flooded(&remote) {
+                return None;
+            }
             self.put_in(&remote, touched)?;
             self.remotes.insert(endpoint.id.clone(), remote);
         }
         Some(())
+    }
+
+    /// Whether its network's lists of receivers change with it.
+    fn is_flooded(&self, remote: &Remote) -> bool {
+        self.basis.multicast.contains(&remote.fdb.0.vni)
     }
 
     /// Fails if an entry is not there.
@@ -188,7 +200,7 @@ impl Ledger {
         }
         for member in &new.members {
             *self.members.entry(*member).or_default() += 1;
-            let before = self.tables.vtep_members.insert(*member, 1);
+            let before = self.tables.vtep_members.insert(*member, new.peer);
             touched.members.entry(*member).or_insert(before);
         }
         Some(())

@@ -10,6 +10,7 @@
 //! Level-triggered: a pass needs no memory of what happened, only of what is.
 
 pub mod desired;
+mod flood;
 pub mod host_addrs;
 pub mod ledger;
 pub mod plan;

@@ -6,6 +6,7 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    flood::{FloodKey, Receiver},
     gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
@@ -102,6 +103,8 @@ pub struct Plan {
     pub fdb: Edits<FdbKey, FdbEntry>,
     /// Map `neigh`.
     pub neigh: Edits<NeighKey, Neigh>,
+    /// Map `flood`.
+    pub flood: Edits<FloodKey, Receiver>,
     /// Map `rule_bits`.
     pub rule_bits: Edits<RuleBitsKey, RuleBits>,
     /// Map `rule_stats`: counters to start at zero, and those that are no longer needed.
@@ -131,6 +134,7 @@ impl Plan {
             host_owners: Edits::between(&observed.host_owners, &desired.host_owners),
             fdb: Edits::between(&observed.fdb, &desired.fdb),
             neigh: Edits::between(&observed.neigh, &desired.neigh),
+            flood: Edits::between(&observed.flood, &desired.flood),
             rule_bits: Edits::between(&observed.rule_bits, &desired.rule_bits),
             rule_stats: Edits::between(&observed.rule_stats, &desired.rule_stats),
             rules: Edits::between(&observed.rules, &desired.rules),
@@ -152,6 +156,7 @@ impl Plan {
         self.host_owners.carry_out(&mut tables.host_owners);
         self.fdb.carry_out(&mut tables.fdb);
         self.neigh.carry_out(&mut tables.neigh);
+        self.flood.carry_out(&mut tables.flood);
         self.rule_bits.carry_out(&mut tables.rule_bits);
         self.rule_stats.carry_out(&mut tables.rule_stats);
         self.rules.carry_out(&mut tables.rules);
@@ -172,6 +177,7 @@ impl Plan {
         self.host_owners.extend(other.host_owners);
         self.fdb.extend(other.fdb);
         self.neigh.extend(other.neigh);
+        self.flood.extend(other.flood);
         self.rule_bits.extend(other.rule_bits);
         self.rule_stats.extend(other.rule_stats);
         self.rules.extend(other.rules);
@@ -193,6 +199,7 @@ impl Plan {
             + self.host_owners.len()
             + self.fdb.len()
             + self.neigh.len()
+            + self.flood.len()
             + self.rule_bits.len()
             + self.rule_stats.len()
             + self.rules.len()

@@ -6,6 +6,7 @@ use overlay_common::{
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
+    flood::{FloodKey, Receiver},
     gateway::{Gateway, HostAddr},
     neigh::{Neigh, NeighKey},
     network::Network,
@@ -41,6 +42,8 @@ pub struct Tables {
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// Map `neigh`.
     pub neigh: BTreeMap<NeighKey, Neigh>,
+    /// Map `flood`.
+    pub flood: BTreeMap<FloodKey, Receiver>,
     /// Map `policy`.
     pub policy: BTreeMap<PolicyKey, Policy>,
     /// Map `rules`.

@@ -32,6 +32,8 @@ use crate::{
 };
 
 const HERE: u8 = 1;
+/// A machine without an agent.
+const EXTERNAL: u8 = 5;
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -86,6 +88,7 @@ impl Draft {
             ip_range: None,
             mtu: None,
             internal: false,
+            multicast: false,
             labels: BTreeMap::new(),
             state: NetworkState::Active,
         };
@@ -96,8 +99,9 @@ impl Draft {
     fn endpoint(mut self, host: u8, vni: u32, ip: &str) -> Self {
         let ipv4: Ipv4Addr = ip.parse().unwrap();
         let (network, node) = (name(&format!("net{vni}")), name(&format!("host{host}")));
-        let record =
+        let mut record =
             Endpoint::sample(id(host, vni, ip), network, name(&format!("ep{host}-{ip}")), node, ipv4);
+        record.vtep = (host == EXTERNAL).then(|| vtep(host));
         self.0.endpoints.insert(record.id.clone(), versioned(record));
         self
     }
@@ -211,6 +215,27 @@ fn a_host_may_send_under_a_vni_if_it_has_an_endpoint_there_or_one_that_policy_le
     assert!(allowed.vtep_members.contains_key(&member(257)));
     let idle = two_hosts().tables();
     assert_eq!(idle.vtep_members.keys().copied().collect::<Vec<_>>(), [member(0)]);
+}
+
+#[test]
+fn a_machine_without_an_agent_sends_in_its_network_alone_and_is_marked_as_what_it_is() {
+    let draft = two_hosts().endpoint(EXTERNAL, 256, "10.0.0.9").allow(256, 257);
+    let tables = draft.tables();
+    let members: Vec<_> =
+        tables.vtep_members.iter().filter(|(key, _)| key.vtep_addr == [192, 168, 0, 5]).collect();
+    let member = |vni| VtepMemberKey { vni, vtep_addr: [192, 168, 0, 5] };
+    assert_eq!(members, [(&member(0), &2), (&member(256), &2)]);
+    let entry = tables.fdb[&fdb_key(256, "10.0.0.9")];
+    assert_eq!((entry.ifindex, entry.vtep_addr), (0, [192, 168, 0, 5]));
+    assert_eq!(tables.vteps[&entry.vtep].header.ip.dst, [192, 168, 0, 5]);
+    assert!(tables.neigh.contains_key(&NeighKey { vni: 256, ipv4: [10, 0, 0, 9] }));
+}
+
+#[test]
+fn a_machine_without_an_agent_at_a_nodes_address_is_in_no_table() {
+    let mut draft = two_hosts().endpoint(EXTERNAL, 256, "10.0.0.9");
+    draft.0.endpoints.values_mut().for_each(|endpoint| endpoint.record.vtep = Some(vtep(2)));
+    assert_eq!(draft.tables(), two_hosts().tables());
 }
 
 /// Whether tables hold anything of host 2 or of its endpoint 10.0.0.3.
@@ -438,7 +463,7 @@ type Claim = (u8, u32, u8, bool);
 
 /// Such endpoints by identity.
 fn claims() -> impl Strategy<Value = BTreeMap<u64, Claim>> {
-    proptest::collection::btree_map(0u64..12, (1u8..5, 256u32..259, 2u8..8, any::<bool>()), 0..12)
+    proptest::collection::btree_map(0u64..12, (1u8..6, 256u32..259, 2u8..8, any::<bool>()), 0..12)
 }
 
 fn claimed(claims: &BTreeMap<u64, Claim>) -> Draft {

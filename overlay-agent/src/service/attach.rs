@@ -109,7 +109,7 @@ impl Plan {
     }
 }
 
-fn check_mac(mac: Option<Mac>) -> Result<()> {
+pub(super) fn check_mac(mac: Option<Mac>) -> Result<()> {
     match mac {
         Some(mac) if mac.is_group() || mac.is_zero() => Err(ServiceError::Invalid(format!(
             "{mac} cannot be a container's MAC address: it must be a unicast address such as 02:42:0a:00:00:02"

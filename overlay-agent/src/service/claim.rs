@@ -43,6 +43,7 @@ pub(super) async fn claim(
             aliases: aliases.clone(),
             labels: plan.labels.clone(),
             node: context.config.node.clone(),
+            vtep: None,
             ipv4: choice.ip,
             mac: plan.mac.unwrap_or(Mac::from_ipv4(choice.ip.octets())),
             ifname: plan.ifname.clone(),
@@ -51,7 +52,8 @@ pub(super) async fn claim(
             owner: plan.owner.clone(),
         };
         check_mac_free(&cluster, &network.record, &endpoint)?;
-        let transaction = claiming(Transaction::new(), &endpoint, node, network.revision, &choice);
+        let transaction = Transaction::new().unchanged(Key::Node(endpoint.node.clone()), node);
+        let transaction = claiming(transaction, &endpoint, network.revision, &choice);
         match context.store.commit(transaction).await? {
             Outcome::Committed(revision) => return Ok((endpoint, revision)),
             Outcome::Conflict(key)
@@ -123,7 +125,8 @@ pub(crate) async fn reclaim(
     let kept = Key::Collected(endpoint.node.clone(), endpoint.id.clone());
     // First: if it is no longer kept, whatever else is in the way may be this very endpoint.
     let transaction = Transaction::new().delete_unchanged(kept, *revision);
-    let transaction = claiming(transaction, endpoint, node.revision, network.revision, &choice);
+    let transaction = transaction.unchanged(Key::Node(endpoint.node.clone()), node.revision);
+    let transaction = claiming(transaction, endpoint, network.revision, &choice);
     Ok(match store.commit(transaction).await? {
         Outcome::Committed(_) => Reclaim::Claimed,
         Outcome::Conflict(key) => match key.parse() {
@@ -147,7 +150,7 @@ pub(crate) async fn forget_collected(
     store.commit(Transaction::new().delete_unchanged(key, *revision)).await.map(drop)
 }
 
-fn check_open(network: &Network) -> Result<()> {
+pub(super) fn check_open(network: &Network) -> Result<()> {
     match network.state {
         NetworkState::Active => Ok(()),
         NetworkState::Deleting => {
@@ -156,7 +159,7 @@ fn check_open(network: &Network) -> Result<()> {
     }
 }
 
-fn choose_address(
+pub(super) fn choose_address(
     cluster: &Cluster,
     network: &Network,
     wanted: Option<Ipv4Addr>,
@@ -178,7 +181,7 @@ fn no_address(cluster: &Cluster, error: &IpamError) -> String {
     }
 }
 
-fn address_refused(cluster: &Cluster, error: IpamError) -> ServiceError {
+pub(super) fn address_refused(cluster: &Cluster, error: IpamError) -> ServiceError {
     if matches!(error, IpamError::Held { .. }) {
         return ServiceError::Conflict(format!("{}: choose another with --ip", no_address(cluster, &error)));
     }
@@ -186,7 +189,7 @@ fn address_refused(cluster: &Cluster, error: IpamError) -> ServiceError {
 }
 
 /// One MAC address leads to one container: the forwarding database has one entry for it.
-fn check_mac_free(cluster: &Cluster, network: &Network, endpoint: &Endpoint) -> Result<()> {
+pub(super) fn check_mac_free(cluster: &Cluster, network: &Network, endpoint: &Endpoint) -> Result<()> {
     let gateway = network.gateway_mac() == endpoint.mac;
     let other = cluster.endpoints_of(&network.name).find(|e| e.mac == endpoint.mac);
     match (gateway, other) {
@@ -203,15 +206,14 @@ fn mac_taken(endpoint: &Endpoint, owner: &str) -> ServiceError {
     ))
 }
 
-fn name_taken(network: &Name, name: &Name) -> ServiceError {
+pub(super) fn name_taken(network: &Name, name: &Name) -> ServiceError {
     ServiceError::Conflict(format!("{network} has an endpoint {name} already: choose another with --name"))
 }
 
-/// Adds what makes an endpoint, if its node's record and its network's have not changed.
-fn claiming(
+/// Adds what makes an endpoint, if its network's record has not changed.
+pub(super) fn claiming(
     transaction: Transaction,
     endpoint: &Endpoint,
-    node: Revision,
     network_revision: Revision,
     choice: &Choice,
 ) -> Transaction {
@@ -219,7 +221,6 @@ fn claiming(
     let address = Key::Address(network.clone(), endpoint.ipv4);
     let held = Address::Held { endpoint: endpoint.id.clone() };
     let transaction = transaction
-        .unchanged(Key::Node(endpoint.node.clone()), node)
         .unchanged(Key::Network(network.clone()), network_revision)
         .create(Key::EndpointName(network.clone(), endpoint.name.clone()), &endpoint.id)
         .create(Key::Mac(network.clone(), endpoint.mac), &endpoint.id)

@@ -106,6 +106,9 @@ fn find_named(
     match cluster.endpoint_named(network, name) {
         None => Ok(Vec::new()),
         Some(endpoint) if is_local(context, &endpoint.record) => Ok(vec![endpoint.clone()]),
+        Some(endpoint) if endpoint.record.is_external() => Err(ServiceError::Conflict(format!(
+            "{name} is a machine without an agent: remove it with `overlay external rm {network} {name}`"
+        ))),
         Some(endpoint) => {
             Err(ServiceError::Conflict(format!("{name} runs on {}: detach it there", endpoint.record.node)))
         }

@@ -28,6 +28,11 @@ pub fn of_node(context: &Context, node: &Name) -> Result<Vec<EndpointView>> {
     views_of(context, |e| e.node == *node)
 }
 
+/// The members without an agent.
+pub fn externals(context: &Context) -> Result<Vec<EndpointView>> {
+    views_of(context, Endpoint::is_external)
+}
+
 /// The endpoints with this name or id.
 pub fn inspect(context: &Context, name_or_id: &str) -> Result<Vec<EndpointView>> {
     let found = views_of(context, |e| e.name.as_str() == name_or_id || e.id.as_str() == name_or_id)?;
@@ -76,6 +81,7 @@ pub(super) fn view(endpoint: &Endpoint, subnet: Ipv4Net, local: Option<LocalEndp
         labels: endpoint.labels.clone(),
         network: endpoint.network.clone(),
         node: endpoint.node.clone(),
+        vtep: endpoint.vtep,
         ip: with_prefix(endpoint.ipv4, subnet),
         mac: endpoint.mac,
         ifname: endpoint.ifname.clone(),

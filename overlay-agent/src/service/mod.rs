@@ -4,7 +4,7 @@
 //! later step fails. One that changes something runs in a task of its own: a caller that goes away does
 //! not leave it half done.
 //!
-//! * [`networks`], [`attach`], [`detach`], [`labels`], [`policies`], [`rules`], [`publish`]: the operations
+//! * [`networks`], [`attach`], [`detach`], [`labels`], [`policies`], [`rules`], [`publish`], [`external`]: the operations
 //! * [`claim`]: names and addresses, decided by the store
 //! * [`export`]: the cluster's state as a document
 //! * [`verify`]: what is not as it should be
@@ -17,6 +17,7 @@ mod detach;
 mod endpoints;
 mod error;
 mod export;
+mod external;
 mod labels;
 mod networks;
 mod nodes;
@@ -43,9 +44,9 @@ pub use progress::InProgress;
 use crate::{
     agent::{mirror::Mirror, outbox::Outbox, presence::Absences, reconciler, repairs::Repairs},
     api::types::{
-        AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachOwned, DetachRequest, DetachResult,
-        DropView, EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView, PolicyView,
-        PublicationView, RemovedNode, Status,
+        AddExternal, AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachOwned, DetachRequest,
+        DetachResult, DropView, EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView,
+        PolicyView, PublicationView, RemovedNode, Status,
     },
     config::Config,
     datapath::Datapath,
@@ -235,6 +236,23 @@ impl Service {
     /// The endpoints with this name (one for each network), or the one with this id.
     pub async fn endpoint(&self, name_or_id: &str) -> Result<Vec<EndpointView>> {
         endpoints::inspect(&self.context, name_or_id)
+    }
+
+    /// Makes a machine without an agent a member of a network.
+    pub async fn add_external(&self, network: &Name, request: AddExternal) -> Result<EndpointView> {
+        let network = network.clone();
+        self.change(async move |context| external::add(&context, &network, request).await).await
+    }
+
+    /// All members without an agent.
+    pub async fn externals(&self) -> Result<Vec<EndpointView>> {
+        endpoints::externals(&self.context)
+    }
+
+    /// Takes a member without an agent out of its network.
+    pub async fn remove_external(&self, network: &Name, name: &Name) -> Result<EndpointView> {
+        let (network, name) = (network.clone(), name.clone());
+        self.change(async move |context| external::remove(&context, &network, &name).await).await
     }
 
     /// All nodes.

@@ -80,6 +80,8 @@ fn differences(there: &NetworkView, asked: &CreateNetwork) -> Vec<String> {
     }
     let internal =
         (asked.internal && !there.internal).then(|| "a way to the outside, not internal".to_owned());
+    let multicast =
+        (asked.multicast && !there.multicast).then(|| "no multicast, not with multicast".to_owned());
     let labels = asked.labels.iter().filter_map(|(key, value)| {
         differ(&format!("label {key}"), there.labels.get(key).map(String::as_str), Some(value.as_str()))
     });
@@ -90,6 +92,7 @@ fn differences(there: &NetworkView, asked: &CreateNetwork) -> Vec<String> {
         differ("VNI", Some(there.vni), asked.vni),
         differ("MTU", Some(there.mtu), asked.mtu),
         internal,
+        multicast,
     ]
     .into_iter()
     .flatten()
@@ -139,6 +142,7 @@ fn view(context: &Context, network: &Network) -> NetworkView {
         ip_range: network.ip_range,
         mtu: network.effective_mtu(&context.reconciler.report().underlay),
         internal: network.internal,
+        multicast: network.multicast,
         labels: network.labels.clone(),
         scope: "global".to_owned(),
         endpoints: Vec::new(),
@@ -197,6 +201,7 @@ fn design(cluster: &Cluster, request: &CreateNetwork, host_subnets: &[Ipv4Net]) 
         ip_range,
         mtu: request.mtu,
         internal: request.internal,
+        multicast: request.multicast,
         labels: request.labels.clone(),
         state: NetworkState::Active,
     })
@@ -316,6 +321,7 @@ mod tests {
             ip_range: None,
             mtu: 1450,
             internal: false,
+            multicast: false,
             labels: [("team".to_owned(), "db".to_owned())].into(),
             scope: "global".to_owned(),
             endpoints: Vec::new(),

@@ -62,7 +62,7 @@ impl Listed<'_> {
             (!known).then(|| difference(&key, None, Some("a record".to_owned()), reason, concerns.clone()))
         };
         let network_known = self.cluster.networks.contains_key(network);
-        let node_known = self.cluster.nodes.contains_key(&endpoint.node);
+        let node_known = endpoint.is_external() || self.cluster.nodes.contains_key(&endpoint.node);
         let parents = [
             there(
                 Key::Network(network.clone()),

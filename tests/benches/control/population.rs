@@ -154,6 +154,7 @@ fn network(number: u32) -> Result<Network> {
         ip_range: None,
         mtu: None,
         internal: false,
+        multicast: false,
         labels: [].into(),
         state: NetworkState::Active,
     })
@@ -185,6 +186,7 @@ fn endpoint(networks: &[Network], number: u32) -> Result<Endpoint> {
         network: network.name.clone(),
         name: name(&format!("box{number}"))?,
         node: name(&format!("far{}", number / NETWORKS % NODES))?,
+        vtep: None,
         ipv4,
         mac: Mac::from_ipv4(ipv4.octets()),
         ifname: "eth0".to_owned(),

@@ -81,7 +81,8 @@ impl<'a> Expected<'a> {
                 (number(network, "vni"), text(network, "gateway"), network_of(network));
             let mtu = network["mtu"].as_u64().map_or(most, |mtu| mtu.min(most));
             let ruled = if rules::decide_for(self.records, name) { 256 } else { 0 };
-            let flags = u16::from(network["internal"] == true) + ruled;
+            let flood = if network["multicast"] == true { 2 } else { 0 };
+            let flags = u16::from(network["internal"] == true) + flood + ruled;
             let mac = mac_of(gateway);
             self.line(format!("networks: {vni} gateway {gateway} {mac} mtu {mtu} flags {flags}"));
             self.line(format!("neigh: {vni} {gateway} {mac}"));
@@ -106,11 +107,16 @@ impl<'a> Expected<'a> {
         for (_, endpoint) in self.records.of("endpoints") {
             let (network, node) = (text(endpoint, "network"), text(endpoint, "node"));
             let (vni, ip, mac) = (self.records.vni(network), text(endpoint, "ipv4"), text(endpoint, "mac"));
-            if node != self.host.label() && self.is_withdrawn(node) {
+            if endpoint["vtep"].is_null() && node != self.host.label() && self.is_withdrawn(node) {
                 continue;
             }
             self.line(format!("neigh: {vni} {ip} {mac}"));
+            self.flood(vni, network, endpoint);
             self.lines.extend(rules::bits(self.records, network, endpoint));
+            if endpoint["vtep"].is_string() {
+                self.external(vni, endpoint);
+                continue;
+            }
             if node == self.host.label() {
                 let veth = format!("ovl{}", &text(endpoint, "id")[..12]);
                 let ifindex = self.ifindex(&veth);
@@ -129,9 +135,36 @@ impl<'a> Expected<'a> {
             self.line(format!("fdb: {vni} {mac} veth 0 vtep {vtep} header to {vtep}"));
             for network in rules::reachable(self.records, network).into_iter().chain([network]) {
                 let vni = self.records.vni(network);
-                self.lines.insert(format!("vtep_members: {vni} {vtep}"));
+                self.lines.insert(format!("vtep_members: {vni} {vtep} kind 1"));
             }
         }
+    }
+
+    /// A machine without an agent: its addresses lead to its VTEP, which sends in that network alone.
+    fn external(&mut self, vni: u64, endpoint: &Value) {
+        let (vtep, mac) = (text(endpoint, "vtep"), text(endpoint, "mac"));
+        self.line(format!("fdb: {vni} {mac} veth 0 vtep {vtep} header to {vtep}"));
+        self.line(format!("vtep_members: {vni} {vtep} kind 2"));
+        self.line(format!("vtep_members: 0 {vtep} kind 2"));
+        let known = self.host.netns().ip(&["-j", "neigh", "show", vtep]);
+        let known: Vec<Value> = serde_json::from_str(&known).unwrap_or_default();
+        let hop = known.first().and_then(|entry| entry["lladdr"].as_str()).unwrap_or("unknown").to_owned();
+        self.vtep_to(vtep, self.port().parse().expect("a port"), &hop);
+    }
+
+    /// A member gets copies of broadcast and multicast, if its network has that: by its device or at its VTEP.
+    fn flood(&mut self, vni: u64, network: &str, endpoint: &Value) {
+        let record = self.records.get(&format!("networks/{network}"));
+        if record.is_none_or(|record| record["multicast"] != true) {
+            return;
+        }
+        let node = text(endpoint, "node");
+        let (veth, vtep) = if node == self.host.label() {
+            (self.ifindex(&format!("ovl{}", &text(endpoint, "id")[..12])), "0.0.0.0")
+        } else {
+            (0, endpoint["vtep"].as_str().unwrap_or_else(|| self.vtep(node)))
+        };
+        self.line(format!("flood: {vni} veth {veth} vtep {vtep}"));
     }
 
     /// Whether a node was collected or removed, or died: it gives no sign of life and said no goodbye. An export
@@ -148,21 +181,26 @@ impl<'a> Expected<'a> {
     }
 
     fn nodes(&mut self) {
-        let here = (text(self.underlay(), "address"), self.host.addr().ip);
         for (name, node) in self.records.of("nodes").filter(|(name, _)| *name != self.host.label()) {
             if self.is_withdrawn(name) {
                 continue;
             }
             let (vtep, port) = (text(node, "vtep"), number(node, "vxlan_port"));
             let mac = self.mac_of_host(name);
-            let checksum = sum(here.1, vtep.parse().expect("a VTEP address"));
-            self.line(format!("vtep_members: 0 {vtep}"));
-            self.line(format!("neighbour: {vtep} {mac}"));
-            self.line(format!(
-                "vteps: from {} {} to {mac} {vtep} port {port} type 0800 version 45 ttl 64 protocol 17 fragment 4000 vxlan 8 checksum {checksum}",
-                here.0, here.1
-            ));
+            self.line(format!("vtep_members: 0 {vtep} kind 1"));
+            self.vtep_to(vtep, port, &mac);
         }
+    }
+
+    /// The way to a VTEP: a neighbour that the kernel keeps, and a header.
+    fn vtep_to(&mut self, vtep: &str, port: u64, mac: &str) {
+        let here = (text(self.underlay(), "address"), self.host.addr().ip);
+        let checksum = sum(here.1, vtep.parse().expect("a VTEP address"));
+        self.line(format!("neighbour: {vtep} {mac}"));
+        self.line(format!(
+            "vteps: from {} {} to {mac} {vtep} port {port} type 0800 version 45 ttl 64 protocol 17 fragment 4000 vxlan 8 checksum {checksum}",
+            here.0, here.1
+        ));
     }
 
     /// Hardware address of a host's underlay device, as it says itself.

@@ -124,6 +124,7 @@ fn map_lines(host: &Host) -> Vec<String> {
             format!("fdb: {} {} {place}", key["vni"], mac(&key["mac"]))
         }),
         of("neigh", &|key, n| format!("neigh: {} {} {}", key["vni"], dotted(&key["ipv4"]), mac(&n["mac"]))),
+        of("flood", &flood_line),
         of("policy", &|key, p| format!("policy: {} {} {}", key["src_vni"], key["dst_vni"], p["action"])),
         of("rules", &|key, set| rules_line(key, set)),
         of("rule_bits", &|key, bits| {
@@ -138,10 +139,18 @@ fn map_lines(host: &Host) -> Vec<String> {
             let scope = u32::try_from(number(data, "scope_vni_be")).unwrap_or_default().swap_bytes();
             format!("routes: for {scope} {}/{length} is in {vni}", dotted(&data["ipv4"]))
         }),
-        of("vtep_members", &|key, _| format!("vtep_members: {} {}", key["vni"], dotted(&key["vtep_addr"]))),
+        of("vtep_members", &member_line),
         vteps.values().map(Header::line).collect(),
     ]
     .concat()
+}
+
+fn flood_line(key: &Value, to: &Value) -> String {
+    format!("flood: {} veth {} vtep {}", key["vni"], to["ifindex"], dotted(&to["vtep_addr"]))
+}
+
+fn member_line(key: &Value, kind: &Value) -> String {
+    format!("vtep_members: {} {} kind {kind}", key["vni"], dotted(&key["vtep_addr"]))
 }
 
 /// A direction's rules, in no order.

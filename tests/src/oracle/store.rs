@@ -51,7 +51,8 @@ impl Records {
             wanted.insert(format!("macs/{network}/{}", text(endpoint, "mac")), json!(id));
             let held = json!({ "state": "held", "endpoint": id });
             wanted.insert(format!("addresses/{network}/{}", text(endpoint, "ipv4")), held);
-            for parent in [format!("networks/{network}"), format!("nodes/{}", text(endpoint, "node"))] {
+            let node = endpoint["vtep"].is_null().then(|| format!("nodes/{}", text(endpoint, "node")));
+            for parent in node.into_iter().chain([format!("networks/{network}")]) {
                 wanted
                     .entry(parent.clone())
                     .or_insert_with(|| self.get(&parent).cloned().unwrap_or_default());

@@ -6,7 +6,7 @@ use std::{net::Ipv4Addr, time::Instant};
 use etherparse::{Icmpv4Type, TcpSlice, ip_number};
 use overlay_common::{
     abi::program,
-    resolver::BURST,
+    resolver::PACE,
     verdict::DropReason::{self, *},
 };
 use overlay_tests::packet::{Addr, Frame, offset};
@@ -236,8 +236,8 @@ fn a_container_that_asks_too_often_is_not_heard_and_everything_else_of_its_passe
     let query = Frame::udp(ME, GATEWAY, (4000, RESOLVER), b"name?");
     let start = Instant::now();
     let heard = runs_until_dropped(&mut world, &query);
-    let most = BURST + u64::try_from(start.elapsed().as_millis()).expect("not that long") + 1;
-    assert!((BURST..=most).contains(&heard), "{heard} of at most {most}");
+    let most = PACE.burst + u64::try_from(start.elapsed().as_millis()).expect("not that long") + 1;
+    assert!((PACE.burst..=most).contains(&heard), "{heard} of at most {most}");
     let run = world.run(program::FROM_ENDPOINT, &Frame::echo_request(ME, GATEWAY, 7, b"ping"));
     assert_eq!((run.verdict, run.drops), (REDIRECT, vec![(VNI, 1, ResolverFlood, 1)]));
 
@@ -245,13 +245,13 @@ fn a_container_that_asks_too_often_is_not_heard_and_everything_else_of_its_passe
         |offset: u16| query.clone().edit_ip(offset::IP, |ip| ip.fragment_offset = offset.try_into().unwrap());
     let first = query.clone().edit_ip(offset::IP, |ip| ip.more_fragments = true);
     for other in [Frame::tcp_syn(ME, GATEWAY, (4000, RESOLVER)), first, fragment(3)] {
-        assert!(runs_until_dropped(&mut world, &other) < BURST, "{other:?}");
+        assert!(runs_until_dropped(&mut world, &other) < PACE.burst, "{other:?}");
     }
     for free in [
         Frame::udp(ME, GATEWAY, (4000, 5000), b"x"),
         Frame::udp(ME, via_gateway(WORLD), (4000, RESOLVER), b"x"),
     ] {
-        for _ in 0..2 * BURST {
+        for _ in 0..2 * PACE.burst {
             assert_eq!(world.run(program::FROM_ENDPOINT, &free).verdict, REDIRECT, "{free:?}");
         }
     }

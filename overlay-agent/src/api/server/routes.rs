@@ -15,9 +15,9 @@ use hyper_util::service::TowerToHyperService;
 use super::reply::{Body, Failure, Params};
 use crate::{
     api::types::{
-        AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DRY_RUN, DetachOwned, DetachRequest,
-        DetachResult, DropView, EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView,
-        PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
+        AddExternal, AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DRY_RUN, DetachOwned,
+        DetachRequest, DetachResult, DropView, EndpointView, MapDump, MapView, NetworkView, NewRule,
+        NodeDetail, NodeView, PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
     },
     metrics::Form,
     model::{Name, Publication, RuleId},
@@ -45,6 +45,9 @@ fn routes() -> Router<Agent> {
         .route("/v1/networks/{network}/endpoints/{endpoint}/published", post(publish).delete(unpublish))
         .route("/v1/networks/{network}/detach", post(detach))
         .route("/v1/detach", post(detach_owned))
+        .route("/v1/networks/{network}/external", post(add_external))
+        .route("/v1/networks/{network}/external/{name}", delete(remove_external))
+        .route("/v1/external", get(externals))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/endpoints/{endpoint}", get(endpoint))
         .route("/v1/nodes", get(nodes))
@@ -144,6 +147,25 @@ async fn detach_owned(
     Body(request): Body<DetachOwned>,
 ) -> Answer<DetachResult> {
     Ok(Json(service.detach_owned(request).await?))
+}
+
+async fn add_external(
+    State(service): State<Agent>,
+    Params(network): Params<Name>,
+    Body(request): Body<AddExternal>,
+) -> Answer<EndpointView> {
+    Ok(Json(service.add_external(&network, request).await?))
+}
+
+async fn remove_external(
+    State(service): State<Agent>,
+    Params((network, name)): Params<(Name, Name)>,
+) -> Answer<EndpointView> {
+    Ok(Json(service.remove_external(&network, &name).await?))
+}
+
+async fn externals(State(service): State<Agent>) -> Answer<Vec<EndpointView>> {
+    Ok(Json(service.externals().await?))
 }
 
 async fn endpoints(State(service): State<Agent>) -> Answer<Vec<EndpointView>> {
