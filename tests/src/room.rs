@@ -13,10 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::netns::Netns;
+use crate::{netns::Netns, wait};
 
 /// Longest time that one script may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Longest time until everything in it has ended.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 /// Comes after the output of a script, with its exit code.
 const END: &str = "--end-of-script--";
 
@@ -135,8 +137,12 @@ impl Room {
 }
 
 impl Drop for Room {
+    /// The shell is the first process of its namespace: when it has ended, so have all others.
     fn drop(&mut self) {
-        let _ = self.shell.kill();
-        let _ = self.shell.wait();
+        let _ = self.stdin.write_all(b"exit\n");
+        if wait::poll(LEAVE_DEADLINE, || self.shell.try_wait().ok().flatten()).is_none() {
+            let _ = self.shell.kill();
+            let _ = self.shell.wait();
+        }
     }
 }
