@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! prerouting  −300  host-local addresses neither come from nor go to any other device
-//! prerouting  −100 ┐
-//! output      −100 ┴ to an address of this host: published port → host-local address and port
+//! prerouting  −101 ┐
+//! output      −101 ┴ to an address of this host: published port → host-local address and port
 //! forward        0  what was never translated goes nowhere; devices that forward for us forward for nobody else
 //! postrouting  100  host-local sources become the address that the packet leaves with
 //! ```
@@ -27,9 +27,10 @@ use crate::model::Publication;
 
 const PUBLISHED: &str = "published";
 const LOOPBACK: &str = "lo";
-/// Priorities of the kernel's own names `raw`, `dstnat`, `filter` and `srcnat`.
+/// Priorities of the kernel's own names `raw`, `filter` and `srcnat`, and one before its `dstnat`: the first translation of a
+/// connection is the one that counts, and of others' at the same priority those that came last would be first.
 const RAW: i32 = -300;
-const DSTNAT: i32 = -100;
+const DSTNAT: i32 = -101;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
 
