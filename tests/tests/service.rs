@@ -30,7 +30,7 @@ fn packaging() -> PathBuf {
 /// A host whose agent is to be systemd's. The system is dropped first.
 struct Machine {
     system: System,
-    cluster: Cluster,
+    _cluster: Cluster,
 }
 
 impl Machine {
@@ -47,7 +47,7 @@ impl Machine {
         }
         system.write("/etc/overlay/agent.toml", SETTINGS);
         system.must(&["systemctl", "daemon-reload"]);
-        Self { system, cluster }
+        Self { system, _cluster: cluster }
     }
 
     #[track_caller]
