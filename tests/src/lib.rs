@@ -7,6 +7,7 @@
 //! * [`packet`], [`tap`]: raw frames, honest and hostile, and the sockets that send and see them
 //! * [`traffic`]: peers that ping, echo, stream and count
 //! * [`attack`], [`siege`]: hostile senders that never rest; load and attack at once, while agents come and go
+//! * [`docker`]: Docker's engine
 //! * [`programs`]: redis, PostgreSQL and nginx
 //! * [`tshark`]: what Wireshark thinks of our packets
 //! * [`dns`]: names as containers ask for them
@@ -28,6 +29,7 @@ pub mod container;
 pub mod cpu;
 pub mod dns;
 pub mod doc_page;
+pub mod docker;
 pub mod drops;
 pub mod exec;
 pub mod fault_proxy;
