@@ -33,6 +33,10 @@ const AUTO_PREFIX_LEN: u8 = 24;
 /// Shortest and longest prefix of a subnet: the /30 has two hosts, the gateway and one container.
 const PREFIX_LENS: RangeInclusive<u8> = 8..=30;
 
+/// How long an address stays reserved for the front end that was given it. It makes its endpoint at once or never: one
+/// that was killed in between keeps no address for good.
+pub const RESERVATION: Duration = Duration::from_mins(10);
+
 /// Blocks that no container can have addresses of (RFC 6890).
 const UNUSABLE: [(Ipv4Net, &str); 5] = [
     (Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8), "\"this network\""),
@@ -126,6 +130,16 @@ pub enum IpamError {
         network: Name,
         /// Who has it.
         endpoint: EndpointId,
+    },
+    /// An address that a front end was given for a container that it is about to make.
+    #[error("address {ip} of network {network} is reserved for a container that is being made on {node}")]
+    Reserved {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The network.
+        network: Name,
+        /// On which node.
+        node: Name,
     },
     /// No address is left.
     #[error("network {network}: all {count} addresses of {pool} are in use: detach a container")]
@@ -240,6 +254,20 @@ impl Rest {
     fn holds(self, released: Option<Timestamp>) -> bool {
         released.is_some_and(|at| self.now.distance(at) < self.time)
     }
+
+    /// Whether nobody has an address or waits for it to be used again.
+    fn is_over(self, claim: &Address) -> bool {
+        match claim {
+            Address::Held { .. } => false,
+            Address::Reserved { at, .. } => !self.is_reserved(*at),
+            Address::Released { at } => !self.holds(*at),
+        }
+    }
+
+    /// Whether an address that was reserved then still is.
+    fn is_reserved(self, at: Timestamp) -> bool {
+        self.now.distance(at) < RESERVATION
+    }
 }
 
 /// The requested address, or the best free one: of those that have rested the one released longest ago,
@@ -251,15 +279,14 @@ pub fn choose(
     rest: Rest,
 ) -> Result<Choice, IpamError> {
     if let Some(ip) = requested {
-        return choose_requested(network, claims, ip);
+        return choose_requested(network, claims, ip, rest);
     }
     let range = network.ip_range.unwrap_or(network.subnet);
     let pool = || pool(range, network.subnet, network.gateway);
-    let released =
-        |wanted: &dyn Fn(Option<Timestamp>) -> bool| longest_released(network, range, claims, wanted);
-    released(&|at| !rest.holds(at))
+    let released = |wanted: &dyn Fn(&Address) -> bool| longest_released(network, range, claims, wanted);
+    released(&|claim| rest.is_over(claim))
         .or_else(|| lowest_unclaimed(pool(), claims))
-        .or_else(|| released(&|_| true))
+        .or_else(|| released(&|claim| matches!(claim, Address::Released { .. })))
         .ok_or_else(|| IpamError::Exhausted {
             network: network.name.clone(),
             pool: range,
@@ -271,6 +298,7 @@ fn choose_requested(
     network: &Network,
     claims: &BTreeMap<Ipv4Addr, Versioned<Address>>,
     ip: Ipv4Addr,
+    rest: Rest,
 ) -> Result<Choice, IpamError> {
     let subnet = network.subnet;
     let name = || network.name.clone();
@@ -280,14 +308,17 @@ fn choose_requested(
     if let Some(role) = role(network, ip) {
         return Err(IpamError::NotForContainers { ip, role, subnet, network: name() });
     }
-    match claims.get(&ip) {
-        None => Ok(Choice { ip, previous: None }),
-        Some(Versioned { record: Address::Released { .. }, revision }) => {
-            Ok(Choice { ip, previous: Some(*revision) })
-        }
-        Some(Versioned { record: Address::Held { endpoint }, .. }) => {
+    let Some(Versioned { record, revision }) = claims.get(&ip) else {
+        return Ok(Choice { ip, previous: None });
+    };
+    match record {
+        Address::Held { endpoint } => {
             Err(IpamError::Held { ip, network: name(), endpoint: endpoint.clone() })
         }
+        Address::Reserved { node, at } if rest.is_reserved(*at) => {
+            Err(IpamError::Reserved { ip, network: name(), node: node.clone() })
+        }
+        Address::Reserved { .. } | Address::Released { .. } => Ok(Choice { ip, previous: Some(*revision) }),
     }
 }
 
@@ -336,13 +367,12 @@ fn longest_released(
     network: &Network,
     range: Ipv4Net,
     claims: &BTreeMap<Ipv4Addr, Versioned<Address>>,
-    wanted: impl Fn(Option<Timestamp>) -> bool,
+    wanted: impl Fn(&Address) -> bool,
 ) -> Option<Choice> {
     let (first, last) = bounds(range, network.subnet);
     let in_pool = |ip: Ipv4Addr| (first..=last).contains(&ip) && ip != network.gateway;
-    let released = |(ip, claim): (&Ipv4Addr, &Versioned<Address>)| match claim.record {
-        Address::Released { at } if in_pool(*ip) && wanted(at) => Some((claim.revision, *ip)),
-        _ => None,
+    let released = |(ip, claim): (&Ipv4Addr, &Versioned<Address>)| {
+        (in_pool(*ip) && wanted(&claim.record)).then_some((claim.revision, *ip))
     };
     claims.iter().filter_map(released).min().map(|(revision, ip)| Choice { ip, previous: Some(revision) })
 }
@@ -390,6 +420,8 @@ mod tests {
             multicast: false,
             labels: BTreeMap::new(),
             state: crate::model::NetworkState::Active,
+            engines: BTreeMap::new(),
+            made_by_engine: false,
         }
     }
 
@@ -564,6 +596,27 @@ mod tests {
         };
         // The oldest that has rested first, then the fresh ones, then what rests.
         assert_eq!([(); 6].map(|()| next()), [Some(4), Some(3), Some(5), Some(6), Some(2), None]);
+    }
+
+    #[test]
+    fn a_reserved_address_is_nobody_elses_until_nobody_has_come_for_it_in_time() {
+        let network = network("10.0.0.0/29", None);
+        let reserved = |second| {
+            let at = Timestamp::from_unix(second);
+            let record = Address::Reserved { node: "host2".parse().unwrap(), at };
+            Claims::from([(ip("10.0.0.2"), Versioned { record, revision: Revision(7) })])
+        };
+        let fresh = reserved(NOW - 599);
+        assert_eq!(choose(&network, &fresh, None).unwrap().ip, ip("10.0.0.3"));
+        let refused = choose(&network, &fresh, Some(ip("10.0.0.2"))).unwrap_err();
+        assert!(
+            refused.to_string().contains("reserved for a container that is being made on host2"),
+            "{refused}"
+        );
+        let overdue = Choice { ip: ip("10.0.0.2"), previous: Some(Revision(7)) };
+        for wanted in [None, Some(ip("10.0.0.2"))] {
+            assert_eq!(choose(&network, &reserved(NOW - 600), wanted), Ok(overdue));
+        }
     }
 
     #[test]

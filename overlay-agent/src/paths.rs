@@ -35,6 +35,8 @@ pub const BPF_OBJECT: &str = "overlay-ebpf.o";
 pub const BPF_OBJECT_DIR: &str = "/usr/lib/overlay";
 /// Directory of locks that belong to no directory of ours.
 pub const LOCK_DIR: &str = "/run/lock";
+/// Default socket of Docker's engine.
+pub const DOCKER_API: &str = "/run/docker.sock";
 /// Directory of named network namespaces (`ip netns`).
 pub const NETNS_DIR: &str = "/run/netns";
 
@@ -56,6 +58,8 @@ const COUNTERS_PREFIX: &str = "counters-v";
 
 /// Start of every host veth's name.
 pub const HOST_VETH_PREFIX: &str = "ovl";
+/// Start of the name of every container's end that waits on the host to be moved.
+const CONTAINER_END_PREFIX: &str = "ovc";
 
 impl Paths {
     /// The API socket.
@@ -162,10 +166,26 @@ pub fn host_veth(endpoint: &EndpointId) -> String {
     format!("{HOST_VETH_PREFIX}{}", &endpoint.as_str()[..VETH_DIGITS])
 }
 
+/// Name of the container's side while it waits on the host for whoever moves it into the container.
+#[must_use]
+pub fn container_end(endpoint: &EndpointId) -> String {
+    format!("{CONTAINER_END_PREFIX}{}", &endpoint.as_str()[..VETH_DIGITS])
+}
+
+/// The first digits of the endpoint whose container's end, waiting on the host, a device is, by its name.
+#[must_use]
+pub fn waiting_digits(ifname: &str) -> Option<&str> {
+    digits_behind(CONTAINER_END_PREFIX, ifname)
+}
+
 /// The first digits of the endpoint whose host veth a device is, by its name; `None` if it is none of ours.
 #[must_use]
 pub fn endpoint_digits(ifname: &str) -> Option<&str> {
-    let digits = ifname.strip_prefix(HOST_VETH_PREFIX)?;
+    digits_behind(HOST_VETH_PREFIX, ifname)
+}
+
+fn digits_behind<'a>(prefix: &str, ifname: &'a str) -> Option<&'a str> {
+    let digits = ifname.strip_prefix(prefix)?;
     (digits.len() == VETH_DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit())).then_some(digits)
 }
 

@@ -247,6 +247,11 @@ impl Host {
         self.links.iter().filter(|l| paths::is_host_veth(&l.name))
     }
 
+    /// Names of the containers' ends that wait here for somebody to move them.
+    pub fn waiting_ends(&self) -> impl Iterator<Item = &str> {
+        self.links.iter().map(|link| link.name.as_str()).filter(|name| paths::waiting_digits(name).is_some())
+    }
+
     /// Finds the next hops of VTEPs that are new, asks the kernel to keep them resolved, and forgets those
     /// that are gone, or down.
     pub async fn resolve(&mut self, cluster: &Cluster) {

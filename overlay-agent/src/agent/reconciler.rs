@@ -206,8 +206,15 @@ pub fn spawn(parts: Parts) -> Result<Handle, NetlinkError> {
         host_addrs: BTreeMap::new(),
         gateway: GatewayView::default(),
     });
-    let reconciler =
-        Reconciler { parts, known: Known::Nothing, distrust: true, look: true, pending: Vec::new(), report };
+    let reconciler = Reconciler {
+        parts,
+        known: Known::Nothing,
+        distrust: true,
+        look: true,
+        pending: Vec::new(),
+        waiting: collect::Waiting::default(),
+        report,
+    };
     let task = tokio::spawn(reconciler.run(receiver, errand_receiver, events));
     Ok(Handle { requests, errands, report: report_receiver, task })
 }
@@ -221,6 +228,8 @@ pub(super) struct Reconciler {
     /// The next pass is to look at devices and programs, not only at the store.
     look: bool,
     pending: Vec<Request>,
+    /// Containers' ends that nobody has moved yet.
+    waiting: collect::Waiting,
     report: watch::Sender<Report>,
 }
 
@@ -386,6 +395,7 @@ impl Reconciler {
         let lost = reclaim::all(&self.parts, cluster).await;
         self.report.send_modify(|report| report.lost.extend(lost));
         collect::halves(&self.parts, cluster, &local).await;
+        self.waiting.collect(&self.parts, cluster).await;
         if let Err(e) = self.parts.resolv_confs.settle(resolv_conf::wanted(cluster, &local.node)) {
             tracing::warn!(reason = %e, "resolv.conf of named namespaces not as it should be");
         }

@@ -185,7 +185,7 @@ fn holder(key: &Key, claim: &Entry) -> Holder {
         Key::Address(..) => match parse(claim) {
             Some(Address::Held { endpoint }) => Some(endpoint),
             Some(Address::Released { .. }) => return Holder::Nobody,
-            None => None,
+            Some(Address::Reserved { .. }) | None => None,
         },
         _ => parse(claim),
     };

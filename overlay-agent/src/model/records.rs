@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use overlay_common::{abi, mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use super::{Name, Owner, Publication, Timestamp};
+use super::{ForeignId, Name, Owner, Publication, Timestamp};
 
 /// The cluster itself. Its record is what tells a wiped store from an empty one, and one cluster's store from
 /// another's.
@@ -76,6 +76,12 @@ pub struct Network {
     /// Whether endpoints may still be attached.
     #[serde(default)]
     pub state: NetworkState,
+    /// Container engines that know it, by node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub engines: BTreeMap<Name, EngineNetwork>,
+    /// Whether an engine had it made: then it goes with the last engine that asked for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub made_by_engine: bool,
 }
 
 impl Network {
@@ -84,6 +90,20 @@ impl Network {
     pub fn gateway_mac(&self) -> Mac {
         Mac::from_ipv4(self.gateway.octets())
     }
+}
+
+/// What a container engine knows a network by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineNetwork {
+    /// The engine's own id of it; none if it was removed there, and is not to be made known there again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<ForeignId>,
+    /// The id of its address pool, if the engine has its addresses from us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<ForeignId>,
+    /// Whether somebody asked for it there. Otherwise the agent made it known there, since it is on another host.
+    #[serde(default)]
+    pub asked: bool,
 }
 
 /// Life of a network.
@@ -297,6 +317,13 @@ pub enum Address {
     Held {
         /// That endpoint.
         endpoint: EndpointId,
+    },
+    /// A front end was given it for an endpoint that it is about to make: see [`crate::ipam::RESERVATION`].
+    Reserved {
+        /// The node on which that is.
+        node: Name,
+        /// When, by that node's clock.
+        at: Timestamp,
     },
     /// An endpoint had it. It rests for a while; then the one released first is the first to be used again.
     Released {

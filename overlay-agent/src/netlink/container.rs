@@ -99,6 +99,22 @@ pub async fn interfaces(ns: &NetnsHandle) -> Result<Vec<String>, NetlinkError> {
     within(ns, async |netlink| Ok(netlink.links().await?.into_iter().map(|link| link.name).collect())).await
 }
 
+/// Name of the interface in a namespace that is the other end of the veth with index `peer`; `None` if it is not there.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub async fn interface_of(ns: &NetnsHandle, peer: u32) -> Result<Option<String>, NetlinkError> {
+    within(ns, async move |netlink| {
+        for link in netlink.links().await? {
+            if netlink.is_peer(&link.name, peer).await? {
+                return Ok(Some(link.name));
+            }
+        }
+        Ok(None)
+    })
+    .await
+}
+
 /// Turns generic receive offload of an interface in a namespace on or off.
 ///
 /// # Errors

@@ -48,6 +48,27 @@ impl Netlink {
         ns: &NetnsHandle,
         container: &ContainerLink,
     ) -> Result<u32, NetlinkError> {
+        self.create_pair(host_name, Some(ns), container).await
+    }
+
+    /// The same with both ends here: somebody else moves the container's end to where it belongs.
+    ///
+    /// # Errors
+    /// As [`Self::create_veth`].
+    pub async fn create_veth_here(
+        &self,
+        host_name: &str,
+        container: &ContainerLink,
+    ) -> Result<u32, NetlinkError> {
+        self.create_pair(host_name, None, container).await
+    }
+
+    async fn create_pair(
+        &self,
+        host_name: &str,
+        ns: Option<&NetnsHandle>,
+        container: &ContainerLink,
+    ) -> Result<u32, NetlinkError> {
         check_ifname(host_name)?;
         check_ifname(&container.ifname)?;
         let message = RouteNetlinkMessage::NewLink(veth_message(host_name, ns, container));
@@ -77,15 +98,18 @@ impl Netlink {
     }
 }
 
-fn veth_message(host_name: &str, ns: &NetnsHandle, container: &ContainerLink) -> LinkMessage {
+fn veth_message(host_name: &str, ns: Option<&NetnsHandle>, container: &ContainerLink) -> LinkMessage {
     let mtu = u32::from(container.mtu);
     let peer = LinkUnspec::new_with_name(&container.ifname)
         .address(container.mac.0.to_vec())
         .mtu(mtu)
         .append_extra_attribute(LinkAttribute::GsoMaxSize(MAX_GSO_LEN))
-        .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(MAX_GSO_LEN))
-        .setns_by_fd(ns.as_fd().as_raw_fd())
-        .build();
+        .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(MAX_GSO_LEN));
+    let peer = match ns {
+        Some(ns) => peer.setns_by_fd(ns.as_fd().as_raw_fd()),
+        None => peer,
+    };
+    let peer = peer.build();
     LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(host_name)
         .mtu(HOST_VETH_MTU)

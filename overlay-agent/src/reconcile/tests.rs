@@ -91,6 +91,8 @@ impl Draft {
             multicast: false,
             labels: BTreeMap::new(),
             state: NetworkState::Active,
+            engines: BTreeMap::new(),
+            made_by_engine: false,
         };
         self.0.networks.insert(record.name.clone(), versioned(record));
         self

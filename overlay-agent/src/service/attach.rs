@@ -53,6 +53,7 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
         labels: request.labels,
         netns: request.netns,
         ip: request.ip,
+        reserved_on: None,
         mac: request.mac,
         published: request.publish.clone(),
         owner: request.owner,
@@ -60,7 +61,8 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
     // Nobody else may be given a port between the look at it and the record that holds it.
     let publishing = context.publishing.lock().await;
     publish::check(context, &network.record, &request.publish)?;
-    let (endpoint, revision) = claim(context, &network.record.name, &plan, &ns).await?;
+    let (endpoint, revision) =
+        claim(context, &network.record.name, &plan, &ns.path().display().to_string()).await?;
     drop(publishing);
     if context.rehearses() {
         return result(context, &endpoint, &network.record, Plumbing::rehearsed(&endpoint, &network.record));
@@ -87,6 +89,8 @@ pub(super) struct Plan {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) netns: NetnsRef,
     pub(super) ip: Option<Ipv4Addr>,
+    /// The node on which the address was reserved for this endpoint, if it was.
+    pub(super) reserved_on: Option<Name>,
     pub(super) mac: Option<Mac>,
     pub(super) published: Vec<Publication>,
     pub(super) owner: Option<Owner>,
@@ -222,7 +226,7 @@ async fn plumb(
 }
 
 /// Undoes an attach that failed. What cannot be undone now, the reconciler collects later.
-async fn take_back(context: &Context, endpoint: &Endpoint, revision: Revision) {
+pub(super) async fn take_back(context: &Context, endpoint: &Endpoint, revision: Revision) {
     if let Err(e) = context.netlink.delete_by_name(&paths::host_veth(&endpoint.id)).await {
         tracing::warn!(endpoint = %endpoint.name, reason = %e, "veth not taken back");
     }

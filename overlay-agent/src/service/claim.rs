@@ -10,7 +10,6 @@ use crate::{
     model::{
         Address, Cluster, Endpoint, Name, Network, NetworkState, Timestamp, cluster::Versioned, keys::Key,
     },
-    netns::NetnsHandle,
     store::{Outcome, Revision, Store, StoreError, Transaction},
 };
 
@@ -19,7 +18,7 @@ pub(super) async fn claim(
     context: &Context,
     network: &Name,
     plan: &Plan,
-    ns: &NetnsHandle,
+    netns: &str,
 ) -> Result<(Endpoint, Revision)> {
     let (mut name, mut aliases) = (plan.endpoint_name(), plan.aliases.clone());
     for _ in 0..ATTEMPTS {
@@ -34,8 +33,11 @@ pub(super) async fn claim(
             aliases.insert(0, std::mem::replace(&mut name, plan.name_of_id()));
         }
         let rest = Rest { now: Timestamp::now(), time: context.config.address_rest };
-        let choice = choose_address(&cluster, &network.record, plan.ip, rest)
-            .map_err(|e| address_refused(&cluster, e))?;
+        let choice = match plan.ip.and_then(|ip| reserved(&cluster, plan, &network.record, ip)) {
+            Some(choice) => choice,
+            None => choose_address(&cluster, &network.record, plan.ip, rest)
+                .map_err(|e| address_refused(&cluster, e))?,
+        };
         let endpoint = Endpoint {
             id: plan.id.clone(),
             network: network.record.name.clone(),
@@ -47,7 +49,7 @@ pub(super) async fn claim(
             ipv4: choice.ip,
             mac: plan.mac.unwrap_or(Mac::from_ipv4(choice.ip.octets())),
             ifname: plan.ifname.clone(),
-            netns: ns.path().display().to_string(),
+            netns: netns.to_owned(),
             published: plan.published.clone(),
             owner: plan.owner.clone(),
         };
@@ -169,6 +171,14 @@ pub(super) fn choose_address(
     ipam::choose(network, cluster.addresses.get(&network.name).unwrap_or(&none), wanted, rest)
 }
 
+/// An address that a front end was given on this node, for the endpoint that it now makes.
+fn reserved(cluster: &Cluster, plan: &Plan, network: &Network, ip: Ipv4Addr) -> Option<Choice> {
+    let claim = cluster.addresses.get(&network.name)?.get(&ip)?;
+    let is_its =
+        matches!(&claim.record, Address::Reserved { node, .. } if plan.reserved_on.as_ref() == Some(node));
+    is_its.then_some(Choice { ip, previous: Some(claim.revision) })
+}
+
 /// The sentence that an address is another's, with its name where it has one.
 fn no_address(cluster: &Cluster, error: &IpamError) -> String {
     match error {
@@ -182,7 +192,7 @@ fn no_address(cluster: &Cluster, error: &IpamError) -> String {
 }
 
 pub(super) fn address_refused(cluster: &Cluster, error: IpamError) -> ServiceError {
-    if matches!(error, IpamError::Held { .. }) {
+    if matches!(error, IpamError::Held { .. } | IpamError::Reserved { .. }) {
         return ServiceError::Conflict(format!("{}: choose another with --ip", no_address(cluster, &error)));
     }
     error.into()

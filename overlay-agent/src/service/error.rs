@@ -70,9 +70,11 @@ impl From<IpamError> for ServiceError {
     fn from(error: IpamError) -> Self {
         let text = error.to_string();
         match error {
-            IpamError::Held { .. } | IpamError::Exhausted { .. } | IpamError::NoVni | IpamError::NoSubnet => {
-                Self::Conflict(text)
-            }
+            IpamError::Held { .. }
+            | IpamError::Reserved { .. }
+            | IpamError::Exhausted { .. }
+            | IpamError::NoVni
+            | IpamError::NoSubnet => Self::Conflict(text),
             _ => Self::Invalid(text),
         }
     }

@@ -5,7 +5,10 @@
 //! not leave it half done.
 //!
 //! * [`networks`], [`attach`], [`detach`], [`labels`], [`policies`], [`rules`], [`publish`], [`external`]: the operations
-//! * [`claim`]: names and addresses, decided by the store
+//! * [`claim`], [`reserve`]: names and addresses, decided by the store
+//! * [`handover`]: endpoints whose container's end a front end moves
+//! * [`engines`]: networks as container engines know them
+//! * [`front_ends`]: what those need who do it in several steps
 //! * [`export`]: the cluster's state as a document
 //! * [`verify`]: what is not as it should be
 //! * [`nodes`], [`retire`]: nodes that come and go
@@ -15,15 +18,19 @@ mod attach;
 pub(crate) mod claim;
 mod detach;
 mod endpoints;
+mod engines;
 mod error;
 mod export;
 mod external;
+mod front_ends;
+mod handover;
 mod labels;
 mod networks;
 mod nodes;
 mod policies;
 mod progress;
 mod publish;
+mod reserve;
 pub(crate) mod retire;
 mod rules;
 mod verify;
@@ -38,7 +45,9 @@ use tokio::{sync::watch, time::timeout};
 use tracing::{Dispatch, instrument::WithSubscriber as _};
 
 pub(crate) use claim::release;
+pub use engines::Wanted;
 pub use error::ServiceError;
+pub use handover::{HandOver, Learned};
 pub use progress::InProgress;
 
 use crate::{
@@ -145,6 +154,13 @@ impl Context {
                 "nothing can be changed just now but to detach: {reason}; containers go on as they are"
             ))),
         }
+    }
+
+    /// Waits, not for long, until the mirror has seen a commit.
+    async fn seen(&self, revision: Revision) {
+        let seen = crate::agent::until(self.mirror.cluster(), |cluster| cluster.revision >= revision);
+        // Who needs it looks for it, and fails without.
+        let _ = timeout(IN_FORCE, seen).await;
     }
 
     /// Waits, not for long, until the mirror has seen what another host wrote meanwhile.

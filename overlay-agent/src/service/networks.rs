@@ -1,6 +1,9 @@
 //! Creating, showing and removing networks.
 
-use std::{collections::BTreeSet, fmt::Display};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use ipnet::Ipv4Net;
 use overlay_common::vni::Vni;
@@ -116,10 +119,10 @@ pub fn inspect(context: &Context, name: &Name) -> Result<NetworkView> {
 pub async fn remove(context: &Context, name: &Name) -> Result<NetworkView> {
     let network = context.network(name)?;
     let closed = close(context, &network).await?;
-    let endpoints = context.store.list(&format!("{ROOT}endpoints/{name}/")).await?;
-    if !endpoints.entries.is_empty() {
+    let endpoints = count_endpoints(context, name).await?;
+    if endpoints > 0 {
         reopen(context, &closed).await?;
-        return Err(has_endpoints(context, name, endpoints.entries.len()));
+        return Err(has_endpoints(context, name, endpoints));
     }
     remove_below(context, name).await?;
     let transaction = removal(context, &closed).await?;
@@ -133,7 +136,7 @@ pub async fn remove(context: &Context, name: &Name) -> Result<NetworkView> {
     Ok(view(context, &network.record))
 }
 
-fn view(context: &Context, network: &Network) -> NetworkView {
+pub(super) fn view(context: &Context, network: &Network) -> NetworkView {
     NetworkView {
         name: network.name.clone(),
         vni: network.vni,
@@ -149,7 +152,7 @@ fn view(context: &Context, network: &Network) -> NetworkView {
     }
 }
 
-fn check_mtu(context: &Context, mtu: Option<u16>) -> Result<()> {
+pub(super) fn check_mtu(context: &Context, mtu: Option<u16>) -> Result<()> {
     let underlay = context.reconciler.report().underlay;
     let most = underlay.overlay_mtu();
     match mtu {
@@ -168,12 +171,16 @@ fn check_name(cluster: &Cluster, name: &Name) -> Result<()> {
     Ok(())
 }
 
-fn name_taken(name: &Name) -> ServiceError {
+pub(super) fn name_taken(name: &Name) -> ServiceError {
     ServiceError::Conflict(format!("network {name} exists already: choose another name, or remove it first"))
 }
 
 /// The record of the network that is asked for.
-fn design(cluster: &Cluster, request: &CreateNetwork, host_subnets: &[Ipv4Net]) -> Result<Network> {
+pub(super) fn design(
+    cluster: &Cluster,
+    request: &CreateNetwork,
+    host_subnets: &[Ipv4Net],
+) -> Result<Network> {
     let subnet = match request.subnet {
         Some(subnet) => subnet,
         None => {
@@ -204,6 +211,8 @@ fn design(cluster: &Cluster, request: &CreateNetwork, host_subnets: &[Ipv4Net]) 
         multicast: request.multicast,
         labels: request.labels.clone(),
         state: NetworkState::Active,
+        engines: BTreeMap::new(),
+        made_by_engine: false,
     })
 }
 
@@ -214,14 +223,14 @@ fn vni_taken(vni: Vni) -> ServiceError {
 }
 
 /// Requires that the store is this cluster's, and was not wiped since it was last looked at.
-fn in_this_cluster(cluster: &Cluster, transaction: Transaction) -> Transaction {
+pub(super) fn in_this_cluster(cluster: &Cluster, transaction: Transaction) -> Transaction {
     match &cluster.identity {
         Some(record) => transaction.unchanged(Key::Cluster, record.revision),
         None => transaction,
     }
 }
 
-fn creation(network: &Network, subnet_was_chosen: bool) -> Transaction {
+pub(super) fn creation(network: &Network, subnet_was_chosen: bool) -> Transaction {
     let transaction = Transaction::new()
         .create(Key::Network(network.name.clone()), network)
         .create(Key::Vni(network.vni), &network.name);
@@ -243,7 +252,7 @@ fn check_conflict(key: &str, request: &CreateNetwork) -> Result<()> {
 }
 
 /// Marks the network so that no endpoint can be attached any more.
-async fn close(context: &Context, network: &Versioned<Network>) -> Result<Versioned<Network>> {
+pub(super) async fn close(context: &Context, network: &Versioned<Network>) -> Result<Versioned<Network>> {
     let name = &network.record.name;
     let record = Network { state: NetworkState::Deleting, ..network.record.clone() };
     let transaction = Transaction::new().replace(Key::Network(name.clone()), network.revision, &record);
@@ -255,7 +264,7 @@ async fn close(context: &Context, network: &Versioned<Network>) -> Result<Versio
     }
 }
 
-async fn reopen(context: &Context, closed: &Versioned<Network>) -> Result<()> {
+pub(super) async fn reopen(context: &Context, closed: &Versioned<Network>) -> Result<()> {
     let record = Network { state: NetworkState::Active, ..closed.record.clone() };
     let key = Key::Network(record.name.clone());
     // Whoever changed it meanwhile knows better.
@@ -263,11 +272,16 @@ async fn reopen(context: &Context, closed: &Versioned<Network>) -> Result<()> {
     Ok(())
 }
 
-fn has_endpoints(context: &Context, name: &Name, count: usize) -> ServiceError {
+pub(super) fn has_endpoints(context: &Context, name: &Name, count: usize) -> ServiceError {
     let cluster = context.cluster();
     let names: BTreeSet<String> = cluster.endpoints_of(name).map(|e| e.name.to_string()).collect();
     let names = names.into_iter().take(5).collect::<Vec<_>>().join(", ");
     ServiceError::Conflict(format!("network {name} has {count} endpoints ({names}): detach them first"))
+}
+
+/// How many endpoints the store has in a network, now.
+pub(super) async fn count_endpoints(context: &Context, name: &Name) -> Result<usize> {
+    Ok(context.store.list(&format!("{ROOT}endpoints/{name}/")).await?.entries.len())
 }
 
 /// Removes what is left of a network's addresses, its policies and rules, in as many steps as the store needs. The network
@@ -300,7 +314,7 @@ async fn removal(context: &Context, closed: &Versioned<Network>) -> Result<Trans
     Ok(if owned { transaction.delete(Key::Subnet(*subnet)) } else { transaction })
 }
 
-async fn owns_subnet_claim(context: &Context, network: &Network) -> Result<bool> {
+pub(super) async fn owns_subnet_claim(context: &Context, network: &Network) -> Result<bool> {
     let claim = context.store.get(&Key::Subnet(network.subnet).to_string()).await?;
     let owner = claim.and_then(|entry| serde_json::from_slice::<Name>(&entry.value).ok());
     Ok(owner.as_ref() == Some(&network.name))

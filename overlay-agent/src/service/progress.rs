@@ -72,6 +72,12 @@ impl InProgress {
         drop(ended.await.expect("the sender lives as long as this"));
     }
 
+    /// Marks an endpoint that is being made for a container that is not there yet.
+    #[must_use]
+    pub fn begin_hand_over(self: &Arc<Self>, id: &EndpointId) -> Guard {
+        self.begin_detach(id)
+    }
+
     /// Marks an endpoint that is being removed.
     #[must_use]
     pub fn begin_detach(self: &Arc<Self>, id: &EndpointId) -> Guard {

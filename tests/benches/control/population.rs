@@ -157,6 +157,8 @@ fn network(number: u32) -> Result<Network> {
         multicast: false,
         labels: [].into(),
         state: NetworkState::Active,
+        engines: [].into(),
+        made_by_engine: false,
     })
 }
 
