@@ -62,6 +62,10 @@ pub struct Config {
     pub vxlan_port: u16,
     /// Resolvers for names that are no container's; the host's own if there are none.
     pub dns: Vec<ServerAddress>,
+    /// Socket of the Docker driver; none unless one is set, or systemd opened one.
+    pub docker_socket: Option<PathBuf>,
+    /// Socket of Docker's engine, which is asked for names if its driver is served.
+    pub docker_api: PathBuf,
     /// What the BPF programs log.
     pub bpf_log: BpfLog,
     /// Time after which a node without a sign of life counts as silent.
@@ -307,6 +311,12 @@ struct Settings {
     /// Resolvers for names that are no container's, separated by commas [default: those of /etc/resolv.conf]
     #[arg(long, value_name = "ADDR[:PORT]", env = "OVERLAY_DNS", value_delimiter = ',')]
     dns: Option<Vec<ServerAddress>>,
+    /// Socket on which Docker finds its network driver, such as /run/docker/plugins/overlay-ebpf.sock [default: none]
+    #[arg(long, value_name = "FILE", env = "OVERLAY_DOCKER_SOCKET")]
+    docker_socket: Option<PathBuf>,
+    /// Socket of Docker's engine, which is asked for names of networks and containers [default: /run/docker.sock]
+    #[arg(long, value_name = "FILE", env = "OVERLAY_DOCKER_API")]
+    docker_api: Option<PathBuf>,
     /// What the BPF programs log [default: off]
     #[arg(long, value_name = "LEVEL", env = "OVERLAY_BPF_LOG")]
     bpf_log: Option<BpfLog>,
@@ -346,6 +356,8 @@ impl Settings {
             xdp: self.xdp.or(other.xdp),
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
             dns: self.dns.or(other.dns),
+            docker_socket: self.docker_socket.or(other.docker_socket),
+            docker_api: self.docker_api.or(other.docker_api),
             bpf_log: self.bpf_log.or(other.bpf_log),
             lease: self.lease.or(other.lease),
             collect_after: self.collect_after.or(other.collect_after),
@@ -374,6 +386,8 @@ impl Settings {
             xdp: self.xdp.unwrap_or_default(),
             vxlan_port: self.vxlan_port.map_or(VXLAN_PORT, NonZeroU16::get),
             dns: self.dns.unwrap_or_default(),
+            docker_socket: self.docker_socket.map(absolute).transpose()?,
+            docker_api: absolute(self.docker_api.unwrap_or_else(|| paths::DOCKER_API.into()))?,
             bpf_log: self.bpf_log.unwrap_or_default(),
             lease: self.lease.map_or(LEASE, |Lease(time)| time),
             collect_after: self.collect_after.map_or(COLLECT_AFTER, |Span(time)| time),
@@ -488,6 +502,8 @@ mod tests {
             xdp: XdpMode::Auto,
             vxlan_port: 4789,
             dns: Vec::new(),
+            docker_socket: None,
+            docker_api: "/run/docker.sock".into(),
             bpf_log: BpfLog::Off,
             lease: Duration::from_secs(15),
             collect_after: Duration::from_secs(3600),
@@ -513,6 +529,8 @@ mod tests {
         xdp = "filter"
         vxlan_port = 8472
         dns = ["192.0.2.53", "192.0.2.54:5353"]
+        docker_socket = "/srv/overlay-ebpf.sock"
+        docker_api = "/srv/docker.sock"
         bpf_log = "debug"
         lease = "6s"
         collect_after = "2h 30min"
@@ -537,6 +555,8 @@ mod tests {
             xdp: XdpMode::Filter,
             vxlan_port: 8472,
             dns: ["192.0.2.53:53", "192.0.2.54:5353"].map(|server| server.parse().unwrap()).to_vec(),
+            docker_socket: Some("/srv/overlay-ebpf.sock".into()),
+            docker_api: "/srv/docker.sock".into(),
             bpf_log: BpfLog::Debug,
             lease: Duration::from_secs(6),
             collect_after: Duration::from_secs(9000),
@@ -550,7 +570,7 @@ mod tests {
     }
 
     /// The same settings as `FILE`, as flags.
-    const FLAGS: [(&str, &str); 17] = [
+    const FLAGS: [(&str, &str); 19] = [
         ("node", "host1"),
         ("underlay", "eth1"),
         ("advertise", "192.0.2.1"),
@@ -562,6 +582,8 @@ mod tests {
         ("xdp", "filter"),
         ("vxlan-port", "8472"),
         ("dns", "192.0.2.53,192.0.2.54:5353"),
+        ("docker-socket", "/srv/overlay-ebpf.sock"),
+        ("docker-api", "/srv/docker.sock"),
         ("bpf-log", "debug"),
         ("lease", "6s"),
         ("collect-after", "2h 30min"),
@@ -581,6 +603,8 @@ mod tests {
         xdp = "off"
         vxlan_port = 1
         dns = ["203.0.113.53"]
+        docker_socket = "/other"
+        docker_api = "/other"
         bpf_log = "info"
         lease = "1h"
         collect_after = "1s"

@@ -16,6 +16,7 @@ pub mod cni;
 pub mod config;
 pub mod datapath;
 pub mod dns;
+pub mod docker;
 pub mod doctor;
 pub mod engine;
 pub mod ipam;

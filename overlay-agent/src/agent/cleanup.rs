@@ -47,6 +47,7 @@ fn remove_files(config: &Config) -> anyhow::Result<()> {
     let locks = [paths.lock(), paths.state_lock(), paths.pin_lock()];
     let journal = journal::path(&paths.snapshot());
     let ours = [paths.socket(), paths.snapshot(), journal, paths.outbox()].into_iter().chain(locks);
+    let ours = ours.chain(config.docker_socket.clone());
     for path in verifier_logs.chain(ours) {
         gone_is_success(fs::remove_file(&path)).with_context(|| format!("remove {}", path.display()))?;
     }

@@ -53,6 +53,7 @@ pub mod writeback;
 pub mod xdp;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -73,6 +74,7 @@ use crate::{
     config::Config,
     datapath::{Datapath, DatapathError, bpffs},
     dns::{Upstream, resolv_conf},
+    docker,
     model::{Cluster, keys::ROOT},
     netlink::{Link, Netlink, NetlinkError},
     paths,
@@ -92,13 +94,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     privileges::check()?;
     let node = config.node.clone();
     let socket = config.paths.socket();
+    let engine = config.docker_api.clone();
     let _locks = locks::take(&config.paths)?;
+    let mut opened = Sockets::of_this_process();
+    let docker = listen_for_docker(&config, &mut opened)?;
     let ground = Ground::survey(&config).await?;
     let metrics = metrics_listener(&config).await?;
     let (service, mut membership) = start(config.clone(), ground).await?;
-    let listener = listener(&socket)?;
+    let listener = listener(&socket, &mut opened)?;
     tracing::info!(%node, socket = %socket.display(), "serving");
     let service = Arc::new(service);
+    docker.iter().for_each(|plugin| plugin.ready(&service, &engine));
     if let Some(listener) = metrics {
         tokio::spawn(api::server::metrics::serve(listener, Arc::clone(&service)));
     }
@@ -128,14 +134,29 @@ async fn metrics_listener(config: &Config) -> anyhow::Result<Option<TcpListener>
 }
 
 /// The API's socket: the service manager's, if it holds one, else one of our own.
-fn listener(path: &Path) -> anyhow::Result<UnixListener> {
-    let given = Sockets::of_this_process()
-        .take(activation::API)
-        .context("use the API's socket that systemd opened")?;
+fn listener(path: &Path, opened: &mut Sockets) -> anyhow::Result<UnixListener> {
+    let given = opened.take(activation::API).context("use the API's socket that systemd opened")?;
     match given {
         Some(listener) => Ok(listener),
         None => api::server::bind(path).with_context(|| format!("bind {}", path.display())),
     }
+}
+
+/// Answers Docker, if it is to be answered, from before there is anything to answer with.
+fn listen_for_docker(config: &Config, opened: &mut Sockets) -> anyhow::Result<Option<docker::Plugin>> {
+    let given = opened.take(activation::DOCKER).context("use Docker's socket that systemd opened")?;
+    let listener = match (given, &config.docker_socket) {
+        (Some(listener), _) => listener,
+        (None, None) => return Ok(None),
+        (None, Some(path)) => {
+            let bound =
+                path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| api::server::bind(path));
+            bound.with_context(|| format!("bind {}", path.display()))?
+        }
+    };
+    let plugin = docker::Plugin::serve(listener).context("serve Docker")?;
+    tracing::info!("Docker is served");
+    Ok(Some(plugin))
 }
 
 /// What the agent stands on, found fit before anything on the host is changed.

@@ -123,14 +123,28 @@ pub async fn serve(
     service: Arc<Service>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let limits = Limits::DEFAULT;
-    let router = harden(routes::router(service), limits);
-    let server = Server { router, access: Access::of_socket(&listener)?, limits };
-    let connections = server.accept_until(listener, shutdown).await;
-    if timeout(limits.drain, connections.all_free()).await.is_err() {
-        tracing::warn!("stopping without waiting longer for running requests");
-    }
+    connections(listener, harden(routes::router(service), Limits::DEFAULT), shutdown)?.await;
     Ok(())
+}
+
+/// Answers requests on a socket, with the limits of a connection and to those who may ask, until `shutdown` is done;
+/// then finishes the running ones, for 5 s at most.
+///
+/// # Errors
+/// If the listener has no path.
+pub(crate) fn connections(
+    listener: UnixListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<impl Future<Output = ()>> {
+    let limits = Limits::DEFAULT;
+    let server = Server { router, access: Access::of_socket(&listener)?, limits };
+    Ok(async move {
+        let connections = server.accept_until(listener, shutdown).await;
+        if timeout(limits.drain, connections.all_free()).await.is_err() {
+            tracing::warn!("stopping without waiting longer for running requests");
+        }
+    })
 }
 
 /// The router with limits, and an [`ErrorBody`](super::types::ErrorBody) in every failure.
