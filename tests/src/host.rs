@@ -2,8 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs::{self, File, OpenOptions},
-    os::unix::process::ExitStatusExt,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixListener, process::ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -91,6 +95,7 @@ pub struct Host {
     dir: PathBuf,
     pins: PathBuf,
     flags: Flags,
+    variables: Vec<(String, OsString)>,
     build: Mutex<Build>,
     agent: Mutex<Option<Child>>,
 }
@@ -108,7 +113,15 @@ impl Host {
             .with("--state-dir", dir.join("state"))
             .with("--bpffs-dir", &pins);
         let build = Mutex::new(Build::current());
-        Self { machine, label: label.to_owned(), dir, pins, flags, build, agent: Mutex::new(None) }
+        let (label, variables, agent) = (label.to_owned(), Vec::new(), Mutex::new(None));
+        Self { machine, label, dir, pins, flags, variables, build, agent }
+    }
+
+    /// The same host with a variable of its agent's environment set.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: OsString) -> Self {
+        self.variables.push((name.to_owned(), value));
+        self
     }
 
     /// The same host with one flag of its agent changed or added.
@@ -190,19 +203,40 @@ impl Host {
     /// If it runs already.
     #[track_caller]
     pub fn spawn(&self) {
+        let [nsenter, netns] = self.netns().entry();
+        let mut command = Command::new(nsenter);
+        command.arg(netns).stdin(Stdio::null());
+        self.spawn_by(command);
+    }
+
+    /// Starts the agent with a socket that is open already and has this name, as systemd does.
+    ///
+    /// # Panics
+    /// If it runs already.
+    #[track_caller]
+    pub fn spawn_activated(&self, listener: UnixListener, name: &str) {
+        const PASS_ON: &str =
+            "exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=$1; shift; exec \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", PASS_ON, "sh", name]).args(self.netns().entry());
+        command.stdin(OwnedFd::from(listener));
+        self.spawn_by(command);
+    }
+
+    /// Starts the agent by a command that runs in the host's namespace what is behind it.
+    #[track_caller]
+    fn spawn_by(&self, mut command: Command) {
         let mut agent = self.agent();
         assert!(agent.is_none(), "the agent of {} runs already", self.label);
         fs::create_dir_all(&self.dir).expect("make the host's directory");
         let log = || -> File {
             OpenOptions::new().create(true).append(true).open(self.log_path()).expect("open the agent's log")
         };
-        let [nsenter, netns] = self.netns().entry();
-        let mut command = Command::new(nsenter);
         let Build { agent: program, object } =
             self.build.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        command.arg(netns).arg(program).args(self.flags.words());
+        command.arg(program).args(self.flags.words());
         command.args(object.iter().flat_map(|object| [Path::new("--bpf-object"), object]));
-        command.stdin(Stdio::null()).stdout(log()).stderr(log());
+        command.envs(self.variables.iter().cloned()).stdout(log()).stderr(log());
         *agent = Some(command.spawn().expect("start nsenter"));
     }
 

@@ -14,7 +14,7 @@ use overlay_tests::{
     underlay::{MTU, Machine, Underlay, Wire},
     workdir::WorkDir,
 };
-use xtask::unpacked::{ETCD, PODMAN, Tree};
+use xtask::unpacked::{DOCKER, ETCD, PODMAN, Tree};
 
 /// Two hosts with these packages, in a clone of the repository.
 struct Reader {
@@ -79,4 +79,17 @@ fn the_page_on_cni_leads_from_nothing_to_containers_of_podman_that_talk() {
     let page = reader.page("docs/cni.md");
     let packages = ["podman", "containernetworking-plugins", "etcd-server", "busybox-static", "curl"];
     page.follow(&mut reader.rooms, &packages);
+}
+
+#[test]
+fn the_page_on_docker_leads_from_nothing_to_containers_that_talk() {
+    let mut reader = Reader::with(&[&DOCKER, &ETCD]);
+    for room in reader.rooms.values_mut() {
+        // What installing the packages does: the alternatives, and the engine runs.
+        room.must("for name in iptables ip6tables; do ln -sf xtables-legacy-multi /usr/sbin/$name; done");
+        room.must("dockerd --storage-driver vfs --bridge none >/var/log/docker.log 2>&1 &");
+        room.must("for try in $(seq 100); do docker version >/dev/null 2>&1 && break; sleep 0.2; done; docker version");
+    }
+    let page = reader.page("docs/docker.md");
+    page.follow(&mut reader.rooms, &["docker.io", "iptables", "etcd-server", "busybox-static"]);
 }

@@ -64,6 +64,7 @@ pub const TEST_TOOLS: &[Package] = &[
     program("bind9-dnsutils", "dig"),
     program("systemd", "systemd-analyze"),
     program("bsdutils", "script"),
+    file("python3", "/usr/bin/python3"),
 ];
 
 /// What building the agent needs beside Rust: etcd's protocol is compiled from its description, which refers to

@@ -70,6 +70,37 @@ pub const PODMAN: Tree = Tree {
     links: &[],
 };
 
+/// docker-compose with the Python libraries that it needs; Python itself comes from the system.
+pub const DOCKER_COMPOSE: Tree = Tree {
+    name: "docker-compose",
+    suite: None,
+    packages: &[
+        "docker-compose",
+        "python3-attr",
+        "python3-certifi",
+        "python3-chardet",
+        "python3-charset-normalizer",
+        "python3-distro",
+        "python3-distutils",
+        "python3-docker",
+        "python3-dockerpty",
+        "python3-docopt",
+        "python3-dotenv",
+        "python3-idna",
+        "python3-jsonschema",
+        "python3-packaging",
+        "python3-pkg-resources",
+        "python3-pyrsistent",
+        "python3-requests",
+        "python3-six",
+        "python3-texttable",
+        "python3-urllib3",
+        "python3-websocket",
+        "python3-yaml",
+    ],
+    links: &[],
+};
+
 /// Consul's server, which Debian had last in its release 11.
 pub const CONSUL: Tree = Tree { name: "consul", suite: Some("bullseye"), packages: &["consul"], links: &[] };
 

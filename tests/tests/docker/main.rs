@@ -1,0 +1,7 @@
+//! Docker's driver with real engines, one on each of two hosts.
+
+mod compose;
+mod dock;
+mod options;
+mod restarts;
+mod walk;
