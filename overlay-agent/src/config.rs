@@ -570,7 +570,7 @@ mod tests {
     }
 
     /// The same settings as `FILE`, as flags.
-    const FLAGS: [(&str, &str); 19] = [
+    const FLAGS: [(&str, &str); 20] = [
         ("node", "host1"),
         ("underlay", "eth1"),
         ("advertise", "192.0.2.1"),
@@ -588,6 +588,7 @@ mod tests {
         ("lease", "6s"),
         ("collect-after", "2h 30min"),
         ("address-rest", "0s"),
+        ("metrics-listen", "192.0.2.1:9469"),
         ("bpf-object", "/srv/overlay-ebpf.o"),
         ("log", "warn"),
     ];
@@ -609,6 +610,7 @@ mod tests {
         lease = "1h"
         collect_after = "1s"
         address_rest = "1s"
+        metrics_listen = "203.0.113.1:1"
         bpf_object = "/other"
         log = "error"
     "#;
