@@ -19,6 +19,7 @@ use rstest::rstest;
 use serde_json::Value;
 
 const AGENT_UNIT: &str = "overlay-agent.service";
+const DOCKER_SOCKET: &str = "overlay-docker.socket";
 const DEADLINE: Duration = Duration::from_secs(20);
 /// What `systemd-analyze security` may say at most, in tenths.
 const EXPOSURE: &str = "35";
@@ -42,7 +43,7 @@ impl Machine {
         system.install(&binary(AGENT), "/usr/bin/overlay-agent");
         system.install(&binary(CLI), "/usr/bin/overlay");
         system.install(&Build::current().object.expect("the BPF object"), "/usr/lib/overlay/overlay-ebpf.o");
-        for unit in [AGENT_UNIT, "overlay-agent.socket"] {
+        for unit in [AGENT_UNIT, "overlay-agent.socket", DOCKER_SOCKET] {
             system.install(&packaging().join("systemd").join(unit), &format!("/etc/systemd/system/{unit}"));
         }
         system.write("/etc/overlay/agent.toml", SETTINGS);
@@ -187,6 +188,18 @@ fn a_call_starts_the_agent_where_its_socket_listens() {
     assert_eq!(machine.system.property(AGENT_UNIT, "ActiveState"), "active");
     let mode = machine.system.must(&["stat", "-c", "%a", "/run/overlay/overlay.sock"]);
     assert_eq!(mode.trim(), "660");
+}
+
+#[test]
+fn dockers_first_call_starts_the_agent_where_the_driver_listens() {
+    let machine = Machine::new();
+    machine.systemctl(&["start", DOCKER_SOCKET]);
+    assert_eq!(machine.system.property(AGENT_UNIT, "ActiveState"), "inactive");
+    let socket = ["--unix-socket", "/run/docker/plugins/overlay-ebpf.sock"];
+    let call = ["curl", "-sS", "--max-time", "20", "-X", "POST", "http://localhost/Plugin.Activate"];
+    let answer = machine.system.must(&[&call[..], &socket].concat());
+    assert_eq!(answer.trim(), r#"{"Implements":["NetworkDriver","IpamDriver"]}"#);
+    assert_eq!(machine.system.property(AGENT_UNIT, "ActiveState"), "active");
 }
 
 #[test]

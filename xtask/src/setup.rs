@@ -11,7 +11,7 @@ use crate::{
     process, progress,
     servers::Kind,
     toolchain::{self, Compiler, Toolchain},
-    unpacked::{NGINX, POSTGRES, REDIS},
+    unpacked::{CNI_PLUGINS, DOCKER, DOCKER_COMPOSE, NGINX, PODMAN, POSTGRES, REDIS, TSHARK},
 };
 
 /// The linker's version: 0.13 is the first whose BTF maps the loader takes.
@@ -32,10 +32,13 @@ pub fn ensure_build_tools() -> Result<()> {
     packages::ensure(BUILD_TOOLS)
 }
 
-/// The real servers that the tests run: stores, and what people run in containers.
+/// The real servers, engines and peers that the tests run. Unpacked beforehand: tests run side by side, and would do it
+/// several times at once.
 pub fn ensure_servers() -> Result<()> {
     Kind::ALL.into_iter().try_for_each(Kind::ensure)?;
-    ensure_container_servers()
+    ensure_container_servers()?;
+    let trees = [CNI_PLUGINS, DOCKER, DOCKER_COMPOSE, PODMAN, TSHARK];
+    trees.iter().try_for_each(|tree| tree.ensure().map(drop))
 }
 
 /// Those that people run in containers, with their clients.
