@@ -199,7 +199,10 @@ fn dockers_first_call_starts_the_agent_where_the_driver_listens() {
     let call = ["curl", "-sS", "--max-time", "20", "-X", "POST", "http://localhost/Plugin.Activate"];
     let answer = machine.system.must(&[&call[..], &socket].concat());
     assert_eq!(answer.trim(), r#"{"Implements":["NetworkDriver","IpamDriver"]}"#);
-    assert_eq!(machine.system.property(AGENT_UNIT, "ActiveState"), "active");
+    // Docker is answered before the agent is ready.
+    wait::until("the agent is ready", DEADLINE, || {
+        machine.system.property(AGENT_UNIT, "ActiveState") == "active"
+    });
 }
 
 #[test]

@@ -453,17 +453,27 @@ impl Client {
         if status.is_success() { Ok(body) } else { Err(self.refusal(status, &body)) }
     }
 
+    /// A question that an agent took and did not answer before it ended is asked once more, of its successor: to ask
+    /// twice changes nothing.
     async fn answer(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(&error))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(&error))?;
-        let answer = async move { whole(sender.send_request(request).await?).await };
-        let (answer, _) = tokio::join!(answer, connection);
+        let mut answer = self.ask(request.clone()).await?;
+        if request.method().is_safe() && answer.as_ref().is_err_and(hyper::Error::is_incomplete_message) {
+            answer = self.ask(request).await?;
+        }
         let (head, body) = answer.map_err(|error| self.protocol(&error))?;
         if let Some(stale) = head.headers.get(STALE_HEADER) {
             *lock(&self.stale) = Some(String::from_utf8_lossy(stale.as_bytes()).into_owned());
         }
         Ok((head.status, body))
+    }
+
+    /// One connection and what came over it.
+    async fn ask(&self, request: Request<Full<Bytes>>) -> Result<hyper::Result<(response::Parts, Bytes)>> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(&error))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(&error))?;
+        let answer = async move { whole(sender.send_request(request).await?).await };
+        Ok(tokio::join!(answer, connection).0)
     }
 
     fn no_connection(&self, error: &io::Error) -> ClientError {
@@ -516,19 +526,37 @@ mod tests {
 
     /// What a client makes of an agent that reads a request and then writes these bytes.
     async fn nodes_from(answer: &'static str) -> (String, Result<Vec<NodeView>>) {
+        let (mut requests, nodes) = nodes_from_each(&[answer]).await;
+        (requests.remove(0), nodes)
+    }
+
+    /// The same of agents that follow each other on one socket, a connection each.
+    async fn nodes_from_each(answers: &[&'static str]) -> (Vec<String>, Result<Vec<NodeView>>) {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket");
         let listener = UnixListener::bind(&socket).unwrap();
-        let agent = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = vec![0; 4096];
-            let len = stream.read(&mut request).await.unwrap();
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            drop(stream);
-            String::from_utf8(request[..len].to_vec()).unwrap()
+        let agents = async {
+            let mut requests = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 4096];
+                let len = stream.read(&mut request).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                requests.push(String::from_utf8(request[..len].to_vec()).unwrap());
+            }
+            requests
         };
         let client = Client::new(&socket);
-        tokio::join!(agent, client.nodes())
+        tokio::join!(agents, client.nodes())
+    }
+
+    #[tokio::test]
+    async fn a_question_that_an_agent_took_with_it_is_asked_once_more() {
+        let (requests, nodes) =
+            nodes_from_each(&["", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]"]).await;
+        assert_eq!((requests.len(), nodes.unwrap()), (2, vec![]));
+        let (_, nodes) = nodes_from_each(&["", ""]).await;
+        assert!(matches!(nodes.unwrap_err(), ClientError::Protocol { .. }));
     }
 
     #[tokio::test]
@@ -572,7 +600,6 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_makes_no_sense_is_a_protocol_error() {
         for answer in [
-            "",
             "SSH-2.0-x\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
             "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[]",
