@@ -252,10 +252,15 @@ impl Known {
         })
     }
 
-    /// The keys of this node and of its endpoints, with the networks that these are in.
+    /// The keys of this node and of its endpoints, with the networks that these are in. An endpoint that the listing
+    /// has claims what its record says there: it may have been renamed unseen.
     fn own_keys(&self, found: &Entries) -> BTreeSet<String> {
         let own = self.endpoints().filter(|endpoint| endpoint.node == self.node);
         let own = own.filter(|endpoint| !is_taken_out(endpoint, found));
+        let own = own.map(|endpoint| {
+            let key = Key::Endpoint(endpoint.network.clone(), endpoint.id.clone());
+            found.get(&key.to_string()).and_then(parse).unwrap_or(endpoint)
+        });
         let mut keys: BTreeSet<String> = [Key::Node(self.node.clone()).to_string()].into();
         for endpoint in own {
             keys.extend(claims_of(&endpoint).map(|key| key.to_string()));
@@ -505,6 +510,22 @@ mod tests {
         assert_eq!((shown(&known, "endpoints"), shown(&known, "addresses")), (1, 1));
         known.forget(&[Key::Cluster.to_string()]);
         assert!(known.identity().is_some(), "what the store holds is not forgotten");
+    }
+
+    #[test]
+    fn the_name_that_an_own_endpoint_had_before_it_was_renamed_unseen_goes_at_once() {
+        let mut known = known(&cluster(1, 0));
+        let mut renamed = endpoint(2, "here");
+        renamed.name = name("renamed");
+        let mut listed = cluster(0, 0);
+        listed.extend(entries_of(&renamed));
+        absorb(&mut known, &listed, Instant::now());
+        assert_eq!((shown(&known, "names"), known.held().count()), (1, 0));
+
+        // Its new name is lost with the record there: that is to be written back.
+        listed.retain(|entry| !entry.key.contains("/names/"));
+        absorb(&mut known, &listed, Instant::now());
+        assert_eq!((shown(&known, "names"), known.held().count()), (1, 1));
     }
 
     #[rstest]
