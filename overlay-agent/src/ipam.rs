@@ -12,12 +12,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
     time::Duration,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use overlay_common::vni::Vni;
 
 use crate::{
@@ -59,9 +59,9 @@ pub enum IpamError {
     #[error("{given} has bits set behind its prefix: write {meant}")]
     HostBits {
         /// What was given.
-        given: Ipv4Net,
+        given: IpNet,
         /// The network that it lies in.
-        meant: Ipv4Net,
+        meant: IpNet,
     },
     /// A subnet too large or too small.
     #[error("subnet {0}: its prefix must be /{first} to /{last}", first = PREFIX_LENS.start(), last = PREFIX_LENS.end())]
@@ -80,13 +80,13 @@ pub enum IpamError {
     #[error("gateway {gateway} is no host of subnet {subnet}: use one from {first} to {last}")]
     Gateway {
         /// The gateway.
-        gateway: Ipv4Addr,
+        gateway: IpAddr,
         /// The subnet.
-        subnet: Ipv4Net,
+        subnet: IpNet,
         /// The subnet's first host.
-        first: Ipv4Addr,
+        first: IpAddr,
         /// The subnet's last host.
-        last: Ipv4Addr,
+        last: IpAddr,
     },
     /// A range outside its subnet.
     #[error("IP range {range} does not lie in subnet {subnet}")]
@@ -103,9 +103,9 @@ pub enum IpamError {
     #[error("address {ip} does not lie in subnet {subnet} of network {network}")]
     OutsideSubnet {
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The subnet.
-        subnet: Ipv4Net,
+        subnet: IpNet,
         /// The network.
         network: Name,
     },
@@ -113,11 +113,11 @@ pub enum IpamError {
     #[error("address {ip} is the {role} of network {network} ({subnet}): use another one")]
     NotForContainers {
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// What it is.
         role: &'static str,
         /// The subnet.
-        subnet: Ipv4Net,
+        subnet: IpNet,
         /// The network.
         network: Name,
     },
@@ -125,7 +125,7 @@ pub enum IpamError {
     #[error("address {ip} of network {network} is held by endpoint {endpoint}")]
     Held {
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The network.
         network: Name,
         /// Who has it.
@@ -135,7 +135,7 @@ pub enum IpamError {
     #[error("address {ip} of network {network} is reserved for a container that is being made on {node}")]
     Reserved {
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The network.
         network: Name,
         /// On which node.
@@ -150,6 +150,32 @@ pub enum IpamError {
         pool: Ipv4Net,
         /// How many it has for containers.
         count: usize,
+    },
+    /// An IPv6 subnet too large or too small.
+    #[error("subnet {0}: its prefix must be /32 to /126; an interface takes /64")]
+    Ipv6PrefixLen(Ipv6Net),
+    /// An IPv6 subnet with addresses that no container can have.
+    #[error(
+        "subnet {0} has no addresses for containers: use unique local ones such as fd00:1::/64, or global ones"
+    )]
+    Ipv6Unusable(Ipv6Net),
+    /// An IPv6 address of a network without IPv6.
+    #[error(
+        "network {network} has no IPv6, so {ip} cannot be had there: create one with --ipv6 or an IPv6 --subnet"
+    )]
+    NoIpv6 {
+        /// The address.
+        ip: Ipv6Addr,
+        /// The network.
+        network: Name,
+    },
+    /// No IPv6 address is left.
+    #[error("network {network}: all addresses of {pool} are in use: detach a container")]
+    Ipv6Exhausted {
+        /// The network.
+        network: Name,
+        /// Where addresses were looked for.
+        pool: Ipv6Net,
     },
 }
 
@@ -195,7 +221,12 @@ pub fn check_network(
     let (first, last) = bounds(subnet, subnet);
     let gateway = gateway.unwrap_or(first);
     if !(first..=last).contains(&gateway) {
-        return Err(IpamError::Gateway { gateway, subnet, first, last });
+        return Err(IpamError::Gateway {
+            gateway: gateway.into(),
+            subnet: subnet.into(),
+            first: first.into(),
+            last: last.into(),
+        });
     }
     if let Some(range) = ip_range {
         check_range(range, subnet, gateway)?;
@@ -216,7 +247,11 @@ fn check_subnet(subnet: Ipv4Net) -> Result<(), IpamError> {
 
 fn check_host_bits(given: Ipv4Net) -> Result<(), IpamError> {
     let meant = given.trunc();
-    if given == meant { Ok(()) } else { Err(IpamError::HostBits { given, meant }) }
+    if given == meant {
+        Ok(())
+    } else {
+        Err(IpamError::HostBits { given: given.into(), meant: meant.into() })
+    }
 }
 
 fn check_range(range: Ipv4Net, subnet: Ipv4Net, gateway: Ipv4Addr) -> Result<(), IpamError> {
@@ -232,9 +267,9 @@ fn check_range(range: Ipv4Net, subnet: Ipv4Net, gateway: Ipv4Addr) -> Result<(),
 
 /// An address for an endpoint, and how to claim it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct Choice<Ip> {
     /// The address.
-    pub ip: Ipv4Addr,
+    pub ip: Ip,
     /// Revision of the released claim that the new one replaces; if none, the claim is created.
     pub previous: Option<Revision>,
 }
@@ -256,7 +291,7 @@ impl Rest {
     }
 
     /// Whether nobody has an address or waits for it to be used again.
-    fn is_over(self, claim: &Address) -> bool {
+    pub(crate) fn is_over(self, claim: &Address) -> bool {
         match claim {
             Address::Held { .. } => false,
             Address::Reserved { at, .. } => !self.is_reserved(*at),
@@ -277,7 +312,7 @@ pub fn choose(
     claims: &BTreeMap<Ipv4Addr, Versioned<Address>>,
     requested: Option<Ipv4Addr>,
     rest: Rest,
-) -> Result<Choice, IpamError> {
+) -> Result<Choice<Ipv4Addr>, IpamError> {
     if let Some(ip) = requested {
         return choose_requested(network, claims, ip, rest);
     }
@@ -299,24 +334,37 @@ fn choose_requested(
     claims: &BTreeMap<Ipv4Addr, Versioned<Address>>,
     ip: Ipv4Addr,
     rest: Rest,
-) -> Result<Choice, IpamError> {
+) -> Result<Choice<Ipv4Addr>, IpamError> {
     let subnet = network.subnet;
     let name = || network.name.clone();
     if !subnet.contains(&ip) {
-        return Err(IpamError::OutsideSubnet { ip, subnet, network: name() });
+        return Err(IpamError::OutsideSubnet { ip: ip.into(), subnet: subnet.into(), network: name() });
     }
     if let Some(role) = role(network, ip) {
-        return Err(IpamError::NotForContainers { ip, role, subnet, network: name() });
+        return Err(IpamError::NotForContainers {
+            ip: ip.into(),
+            role,
+            subnet: subnet.into(),
+            network: name(),
+        });
     }
-    let Some(Versioned { record, revision }) = claims.get(&ip) else {
-        return Ok(Choice { ip, previous: None });
-    };
+    claim_of(network.name.clone(), ip, claims.get(&ip), rest)
+}
+
+/// How to claim an address that was asked for, if what is known of it leaves that open.
+pub(crate) fn claim_of<Ip: Copy + Into<IpAddr>>(
+    network: Name,
+    ip: Ip,
+    claim: Option<&Versioned<Address>>,
+    rest: Rest,
+) -> Result<Choice<Ip>, IpamError> {
+    let Some(Versioned { record, revision }) = claim else { return Ok(Choice { ip, previous: None }) };
     match record {
         Address::Held { endpoint } => {
-            Err(IpamError::Held { ip, network: name(), endpoint: endpoint.clone() })
+            Err(IpamError::Held { ip: ip.into(), network, endpoint: endpoint.clone() })
         }
         Address::Reserved { node, at } if rest.is_reserved(*at) => {
-            Err(IpamError::Reserved { ip, network: name(), node: node.clone() })
+            Err(IpamError::Reserved { ip: ip.into(), network, node: node.clone() })
         }
         Address::Reserved { .. } | Address::Released { .. } => Ok(Choice { ip, previous: Some(*revision) }),
     }
@@ -359,7 +407,7 @@ pub fn capacity(range: Ipv4Net, subnet: Ipv4Net, gateway: Ipv4Addr) -> usize {
 fn lowest_unclaimed(
     pool: impl Iterator<Item = Ipv4Addr>,
     claims: &BTreeMap<Ipv4Addr, Versioned<Address>>,
-) -> Option<Choice> {
+) -> Option<Choice<Ipv4Addr>> {
     first_not_in(claims.keys().copied(), pool).map(|ip| Choice { ip, previous: None })
 }
 
@@ -368,7 +416,7 @@ fn longest_released(
     range: Ipv4Net,
     claims: &BTreeMap<Ipv4Addr, Versioned<Address>>,
     wanted: impl Fn(&Address) -> bool,
-) -> Option<Choice> {
+) -> Option<Choice<Ipv4Addr>> {
     let (first, last) = bounds(range, network.subnet);
     let in_pool = |ip: Ipv4Addr| (first..=last).contains(&ip) && ip != network.gateway;
     let released = |(ip, claim): (&Ipv4Addr, &Versioned<Address>)| {
@@ -379,7 +427,7 @@ fn longest_released(
 
 /// The first candidate that is not taken. Both go upward and are walked side by side, so it looks at no more
 /// candidates than are taken, and one.
-fn first_not_in<T: Ord>(
+pub(crate) fn first_not_in<T: Ord>(
     taken: impl Iterator<Item = T>,
     mut candidates: impl Iterator<Item = T>,
 ) -> Option<T> {
@@ -415,6 +463,7 @@ mod tests {
             subnet: valid.subnet,
             gateway: valid.gateway,
             ip_range: valid.ip_range,
+            ipv6: None,
             mtu: None,
             internal: false,
             multicast: false,
@@ -449,7 +498,11 @@ mod tests {
         Rest { now: Timestamp::from_unix(NOW), time: Duration::from_mins(1) }
     }
 
-    fn choose(network: &Network, claims: &Claims, requested: Option<Ipv4Addr>) -> Result<Choice, IpamError> {
+    fn choose(
+        network: &Network,
+        claims: &Claims,
+        requested: Option<Ipv4Addr>,
+    ) -> Result<Choice<Ipv4Addr>, IpamError> {
         super::choose(network, claims, requested, rest())
     }
 

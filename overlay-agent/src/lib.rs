@@ -20,6 +20,7 @@ pub mod docker;
 pub mod doctor;
 pub mod engine;
 pub mod ipam;
+pub mod ipam6;
 pub mod logging;
 pub mod metrics;
 pub mod model;

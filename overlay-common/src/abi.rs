@@ -6,17 +6,19 @@
 /// makes maps of its own beside the old ones, fills them, and only then swaps the programs on the pinned links.
 ///
 /// The feature `next-layout` makes the next version before there is one: tests migrate to it and back.
-pub const VERSION: u32 = if cfg!(feature = "next-layout") { 2 } else { 1 };
+pub const VERSION: u32 = if cfg!(feature = "next-layout") { 3 } else { 2 };
 
 /// Layout version of the counters: keys and values of [`map::COUNTERS`]. It is apart from [`VERSION`] because what
 /// was counted, and which flows there are, is nowhere else: programs of both layouts write the same maps, and a migration
 /// loses nothing.
-pub const COUNTERS_VERSION: u32 = 1;
+pub const COUNTERS_VERSION: u32 = 2;
 
 /// Names of the programs in the BPF object.
 pub mod program {
     /// tcx ingress on the host side of a container's veth.
     pub const FROM_ENDPOINT: &str = "from_endpoint";
+    /// What [`FROM_ENDPOINT`] hands IPv6 packets over to.
+    pub const FROM_ENDPOINT6: &str = "from_endpoint6";
     /// tcx ingress on the underlay device.
     pub const FROM_UNDERLAY: &str = "from_underlay";
     /// tcx ingress on the collect-metadata vxlan device: what the kernel decapsulated for us.
@@ -63,6 +65,8 @@ pub mod map {
     pub const FLOOD: &str = "flood";
     /// Sender of broadcast and multicast → [`Turns`](crate::turns::Turns).
     pub const FLOOD_TURNS: &str = "flood_turns";
+    /// Index → program that another goes on in: see [`tail_call`](super::tail_call).
+    pub const TAIL_CALLS: &str = "tail_calls";
     /// ifindex of a host veth → [`EndpointStats`](crate::stats::EndpointStats), per CPU.
     pub const ENDPOINT_STATS: &str = "endpoint_stats";
     /// [`DropKey`](crate::stats::DropKey) → [`DropCount`](crate::stats::DropCount), per CPU.
@@ -74,6 +78,14 @@ pub mod map {
 
     /// The maps that the programs write.
     pub const COUNTERS: [&str; 4] = [ENDPOINT_STATS, DROPS, RULE_STATS, FLOWS];
+}
+
+/// Places in map `tail_calls`.
+pub mod tail_call {
+    /// The program [`FROM_ENDPOINT6`](super::program::FROM_ENDPOINT6).
+    pub const FROM_ENDPOINT6: u32 = 0;
+    /// How many there are.
+    pub const COUNT: usize = 1;
 }
 
 /// Most entries of each map. Hash maps take memory for the entries they have, not for these bounds

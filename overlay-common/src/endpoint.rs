@@ -16,5 +16,17 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     #[doc(hidden)]
     pub pad: [u8; 2],
+    /// The IPv6 source address that it may use beside its link-local one, which is made from `mac`
+    /// ([`Mac::link_local`](crate::mac::Mac::link_local)). All zero: it has no IPv6.
+    pub ipv6: [u8; 16],
 }
-assert_layout!(Endpoint, size 16, vni @ 0, ipv4 @ 4, mac @ 8, pad @ 14);
+
+impl Endpoint {
+    /// Whether it has an IPv6 address. No unicast address begins with a zero byte.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_ipv6(&self) -> bool {
+        self.ipv6[0] != 0
+    }
+}
+assert_layout!(Endpoint, size 32, vni @ 0, ipv4 @ 4, mac @ 8, pad @ 14, ipv6 @ 16);

@@ -5,7 +5,7 @@
 //! made from packets that they judged themselves. Since each packet of the side that opened the flow makes the entry
 //! anew, one that the map had to forget comes back.
 
-use crate::assert_layout;
+use crate::{addr::Addr, assert_layout};
 
 /// Key of map `flows`: a flow, in the direction in which it was opened.
 #[repr(C)]
@@ -16,9 +16,9 @@ pub struct FlowKey {
     /// Network of who was asked.
     pub dst_vni: u32,
     /// Address of who opened it.
-    pub src: [u8; 4],
+    pub src: Addr,
     /// Address of who was asked.
-    pub dst: [u8; 4],
+    pub dst: Addr,
     /// Source port; identifier of an ICMP query; identification of a datagram in fragments.
     pub src_port_be: u16,
     /// Destination port; type of an ICMP query.
@@ -31,8 +31,8 @@ pub struct FlowKey {
     pub pad: [u8; 2],
 }
 assert_layout!(
-    FlowKey, size 24,
-    src_vni @ 0, dst_vni @ 4, src @ 8, dst @ 12, src_port_be @ 16, dst_port_be @ 18, protocol @ 20, kind @ 21, pad @ 22,
+    FlowKey, size 48,
+    src_vni @ 0, dst_vni @ 4, src @ 8, dst @ 24, src_port_be @ 40, dst_port_be @ 42, protocol @ 44, kind @ 45, pad @ 46,
 );
 
 impl FlowKey {
@@ -143,8 +143,8 @@ mod tests {
         let key = FlowKey {
             src_vni: 1,
             dst_vni: 2,
-            src: [3; 4],
-            dst: [4; 4],
+            src: Addr::v4([3; 4]),
+            dst: Addr::v6([4; 16]),
             src_port_be: 5,
             dst_port_be: 6,
             protocol: UDP,
@@ -152,7 +152,10 @@ mod tests {
             pad: [0; 2],
         };
         let back = key.reversed();
-        assert_eq!((back.src_vni, back.src, back.src_port_be, back.dst_port_be), (2, [4; 4], 6, 5));
+        assert_eq!(
+            (back.src_vni, back.src, back.src_port_be, back.dst_port_be),
+            (2, Addr::v6([4; 16]), 6, 5)
+        );
         assert_eq!(back.reversed(), key);
     }
 }

@@ -1,7 +1,7 @@
 //! What the BPF programs and the agent must agree on, and nothing else.
 //!
 //! * [`abi`]: names, capacities and the layout version of the pinned maps
-//! * [`vni`], [`mac`]: the two identifiers that every key is made of
+//! * [`vni`], [`mac`], [`addr`]: the identifiers that every key is made of
 //! * [`config`], [`endpoint`], [`fdb`], [`flood`], [`flow`], [`gateway`], [`neigh`], [`network`], [`policy`], [`route`], [`vtep`],
 //!   [`stats`], [`turns`], [`resolver`]: key and value of each map
 //! * [`verdict`]: why a packet did not go on
@@ -12,6 +12,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod abi;
+pub mod addr;
 pub mod config;
 pub mod endpoint;
 pub mod fdb;

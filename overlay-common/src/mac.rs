@@ -15,6 +15,26 @@ impl Mac {
         Self([0x02, 0x42, ip[0], ip[1], ip[2], ip[3]])
     }
 
+    /// The link-local IPv6 address that is made from it: `fe80::` and the modified EUI-64 (RFC 4291 appendix A).
+    #[inline(always)]
+    #[must_use]
+    pub const fn link_local(self) -> [u8; 16] {
+        let [a, b, c, d, e, f] = self.0;
+        [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]
+    }
+
+    /// The hardware address that a link-local address was made from, if it was.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_link_local(ipv6: [u8; 16]) -> Option<Self> {
+        match ipv6 {
+            [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, 0xff, 0xfe, d, e, f] => {
+                Some(Self([a ^ 2, b, c, d, e, f]))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether this is a group address (broadcast or multicast), which no endpoint may own.
     #[must_use]
     pub const fn is_group(self) -> bool {
@@ -93,6 +113,10 @@ mod tests {
         let mac: Mac = "02:42:0A:00:00:02".parse().unwrap();
         assert_eq!(mac, Mac::from_ipv4([10, 0, 0, 2]));
         assert_eq!(mac.to_string(), "02:42:0a:00:00:02");
+        let link_local = std::net::Ipv6Addr::from(mac.link_local());
+        assert_eq!(link_local.to_string(), "fe80::42:aff:fe00:2");
+        assert_eq!(Mac::of_link_local(link_local.octets()), Some(mac));
+        assert_eq!(Mac::of_link_local([0xfe; 16]), None);
         for bad in [
             "",
             "02:42:0a:00:00",

@@ -1,6 +1,6 @@
-//! Neighbour table: which hardware address an IPv4 address has. The control plane fills it; nothing is learned.
+//! Neighbour table: which hardware address an address has. The control plane fills it; nothing is learned.
 
-use crate::assert_layout;
+use crate::{addr::Addr, assert_layout};
 
 /// Key of map `neigh`.
 #[repr(C)]
@@ -9,9 +9,9 @@ pub struct NeighKey {
     /// The network.
     pub vni: u32,
     /// A container's or the gateway's address.
-    pub ipv4: [u8; 4],
+    pub addr: Addr,
 }
-assert_layout!(NeighKey, size 8, vni @ 0, ipv4 @ 4);
+assert_layout!(NeighKey, size 20, vni @ 0, addr @ 4);
 
 /// Value of map `neigh`.
 #[repr(C)]

@@ -14,8 +14,19 @@ pub struct Network {
     pub mtu: u16,
     /// Sum of `FLAG_*`.
     pub flags: u32,
+    /// The gateway's IPv6 address; all zero if the network has no IPv6.
+    pub gateway_ipv6: [u8; 16],
 }
-assert_layout!(Network, size 16, gateway_ipv4 @ 0, gateway_mac @ 4, mtu @ 10, flags @ 12);
+assert_layout!(Network, size 32, gateway_ipv4 @ 0, gateway_mac @ 4, mtu @ 10, flags @ 12, gateway_ipv6 @ 16);
+
+impl Network {
+    /// Whether it has IPv6. No unicast address begins with a zero byte.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_ipv6(&self) -> bool {
+        self.gateway_ipv6[0] != 0
+    }
+}
 
 /// The network has no way to the outside world.
 pub const FLAG_INTERNAL: u32 = 1 << 0;

@@ -4,7 +4,7 @@
 //! [`RuleSet`] says which flows may be opened. Labels reach the kernel as bits: each rule has a *slot* in its set, and
 //! for each endpoint that fulfils the labels of some rule, [`RuleBits`] says of which.
 
-use crate::{assert_layout, flow::FlowKey};
+use crate::{addr::Addr, assert_layout, flow::FlowKey};
 
 /// Key of maps `policy` and `rules`: one direction.
 #[repr(C)]
@@ -150,9 +150,9 @@ pub struct RuleBitsKey {
     /// The other network.
     pub peer_vni: u32,
     /// The endpoint's address.
-    pub ipv4: [u8; 4],
+    pub addr: Addr,
 }
-assert_layout!(RuleBitsKey, size 12, vni @ 0, peer_vni @ 4, ipv4 @ 8);
+assert_layout!(RuleBitsKey, size 24, vni @ 0, peer_vni @ 4, addr @ 8);
 
 /// Value of map `rule_bits`: the slots whose labels an endpoint fulfils. Without an entry it fulfils none.
 #[repr(C)]

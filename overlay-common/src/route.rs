@@ -1,6 +1,6 @@
-//! From an IPv4 destination to the network that holds it, as one sender's network sees it.
+//! From a destination to the network that holds it, as one sender's network sees it.
 
-use crate::assert_layout;
+use crate::{addr::Addr, assert_layout};
 
 /// Data part of the keys of map `routes` (an LPM trie). Prefix lengths count the 32 bits of the VNI.
 ///
@@ -13,11 +13,11 @@ pub struct RouteKey {
     /// Network of the sender in network byte order, or [`ANY_NETWORK`].
     pub scope_vni_be: u32,
     /// Destination.
-    pub ipv4: [u8; 4],
+    pub addr: Addr,
 }
-assert_layout!(RouteKey, size 8, scope_vni_be @ 0, ipv4 @ 4);
+assert_layout!(RouteKey, size 20, scope_vni_be @ 0, addr @ 4);
 
 /// Scope of the routes that hold for every sender. No VNI is 0.
 pub const ANY_NETWORK: u32 = 0;
-/// Bits of a [`RouteKey`] before the IPv4 address.
+/// Bits of a [`RouteKey`] before the address.
 pub const SCOPE_BITS: u32 = 32;

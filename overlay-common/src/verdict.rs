@@ -48,9 +48,9 @@ drop_reasons! {
     SpoofedIp = 5, "spoofed_ip";
     /// an ARP packet claims another's MAC or IP
     SpoofedArp = 6, "spoofed_arp";
-    /// neither IPv4 nor ARP
+    /// neither IP of a family that the network has, nor ARP
     UnsupportedProtocol = 7, "unsupported_protocol";
-    /// an IPv4 header whose version, header length or total length lies
+    /// an IP header whose version or lengths lie
     MalformedIp = 8, "malformed_ip";
     /// no container of the network has the destination MAC
     UnknownMac = 9, "unknown_mac";
@@ -102,9 +102,9 @@ drop_reasons! {
     InnerTruncated = 48, "inner_truncated";
     /// the inner frame is VLAN-tagged
     InnerVlanTagged = 49, "inner_vlan_tagged";
-    /// the inner packet is not IPv4
+    /// the inner packet is no IP of a family that the network has
     InnerUnsupported = 50, "inner_unsupported";
-    /// inner IPv4 header whose version, header length or total length lies
+    /// inner IP header whose version or lengths lie
     InnerMalformed = 51, "inner_malformed";
     /// VXLAN inside VXLAN
     InnerNestedVxlan = 52, "inner_nested_vxlan";
@@ -162,6 +162,28 @@ drop_reasons! {
     // From a container, for names.
     /// the container asks for names faster than it may
     ResolverFlood = 120, "resolver_flood";
+
+    // IPv6 from a container.
+    /// a neighbour advertisement or solicitation claims another's address
+    SpoofedNd = 130, "spoofed_nd";
+    /// a neighbour solicitation that asks for nobody we know, or a message that asks nothing
+    NdUnanswered = 131, "nd_unanswered";
+    /// the container plays router
+    RouterAdvertisement = 132, "router_advertisement";
+    /// the container asks for routers: it has been told all that they would say
+    RouterSolicitation = 133, "router_solicitation";
+    /// the container sent a redirect
+    NdRedirect = 134, "nd_redirect";
+    /// a report of the multicast groups that the container listens to
+    MulticastListener = 135, "multicast_listener";
+    /// more IPv6 extension headers, or longer ones, than anybody needs
+    ExtensionHeaders = 136, "extension_headers";
+
+    // From the underlay: inner IPv6.
+    /// neighbour discovery, which never leaves its host
+    InnerNd = 140, "inner_nd";
+    /// more IPv6 extension headers, or longer ones, than anybody needs, in the inner packet
+    InnerExtensionHeaders = 141, "inner_extension_headers";
 }
 
 #[cfg(feature = "user")]

@@ -2,6 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use overlay_common::{
+    addr::Addr,
     neigh::NeighKey,
     verdict::DropReason,
     wire::{Arp, Ethernet},
@@ -29,7 +30,7 @@ pub fn answer(ctx: &TcContext, source: &Source, bytes: Bytes) -> Verdict {
     if !is_question(source, &arp) {
         return Err(DropReason::ArpUnanswered);
     }
-    let key = NeighKey { vni: source.endpoint.vni, ipv4: arp.target_ip };
+    let key = NeighKey { vni: source.endpoint.vni, addr: Addr::v4(arp.target_ip) };
     let mac = lookup!(neigh, &key).ok_or(DropReason::ArpUnanswered)?.mac;
     let reply = Frame {
         eth: Ethernet { dst: source.endpoint.mac, src: mac, ethertype_be: eth.ethertype_be },

@@ -1,11 +1,14 @@
 //! Decapsulation: the outer headers go, the container's own frame stays.
 
 use aya_ebpf::{
-    bindings::{BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    bindings::{BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated as helper,
     programs::TcContext,
 };
-use overlay_common::{verdict::DropReason, wire::outer::OVERHEAD};
+use overlay_common::{
+    verdict::DropReason,
+    wire::{headers::ethertype, outer::OVERHEAD},
+};
 
 use crate::{
     count, flood,
@@ -17,7 +20,9 @@ use crate::{
 #[inline(always)]
 pub fn to_container(ctx: &TcContext, frame: &Admitted) -> Verdict {
     // Room is taken away behind the Ethernet header, so what is left of the outer one becomes the inner one.
-    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
+    let is_ipv6 = frame.eth.ethertype_be == ethertype::IPV6.to_be();
+    let family = if is_ipv6 { BPF_F_ADJ_ROOM_DECAP_L3_IPV6 } else { 0 };
+    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | family);
     ctx.adjust_room(-(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| DropReason::DecapFailed)?;
     Bytes::of_skb(ctx).write(0, &frame.eth).ok_or(DropReason::DecapFailed)?;
     if frame.congested {

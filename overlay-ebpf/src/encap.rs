@@ -23,6 +23,7 @@ use overlay_common::{
 
 use crate::{
     from_endpoint::Destination,
+    inner6::InnerIp6,
     maps,
     packet::{SkbExt as _, Verdict, redirect, redirect_neigh},
 };
@@ -41,19 +42,26 @@ pub struct Payload {
     total_len: usize,
     tos: u8,
     protocol: u8,
+    is_ipv6: bool,
 }
 
 impl Payload {
     /// Takes it from the packet's header.
     #[inline(always)]
     pub fn of(ip: &Ipv4) -> Self {
-        Self { total_len: ip.total_len(), tos: ip.tos, protocol: ip.protocol }
+        Self { total_len: ip.total_len(), tos: ip.tos, protocol: ip.protocol, is_ipv6: false }
+    }
+
+    /// The same of an IPv6 packet.
+    #[inline(always)]
+    pub fn of_ipv6(ip: &InnerIp6) -> Self {
+        Self { total_len: ip.total_len(), tos: ip.class, protocol: ip.protocol, is_ipv6: true }
     }
 
     /// An ARP packet, without padding.
     #[inline(always)]
     pub fn of_arp() -> Self {
-        Self { total_len: Arp::LEN, tos: 0, protocol: 0 }
+        Self { total_len: Arp::LEN, tos: 0, protocol: 0, is_ipv6: false }
     }
 }
 
@@ -83,7 +91,8 @@ pub fn to_vtep(ctx: &TcContext, index: u32, destination: &Destination, payload: 
         flow_hash: ctx.flow_hash(),
         inner_eth: destination.eth,
     });
-    let plain = !is_gso && config.flags & FLAG_GENERIC_CHECKSUM != 0;
+    // The kernel must learn that an IPv6 packet became an IPv4 one: only the flags say so.
+    let plain = !is_gso && !payload.is_ipv6 && config.flags & FLAG_GENERIC_CHECKSUM != 0;
     let flags = if plain { 0 } else { ENCAP_FLAGS };
     if ctx.adjust_room(OVERHEAD as i32, BPF_ADJ_ROOM_MAC, flags).is_err() {
         return to_tunnel(ctx, config, vtep, destination);

@@ -11,7 +11,6 @@ use aya_ebpf::{
 };
 use overlay_common::{
     fdb::{FdbEntry, FdbKey},
-    neigh::NeighKey,
     verdict::DropReason,
     vtep::{EXTERNAL, VtepMemberKey},
     wire::{Arp, Ethernet, Ipv4, headers::ethertype, outer::OVERHEAD},
@@ -23,6 +22,7 @@ use crate::{
     ingress::Peer,
     maps::lookup,
     packet::{Bytes, Verdict},
+    route::neighbour_ipv4,
 };
 
 /// Who asks for an address.
@@ -42,6 +42,10 @@ pub struct Question {
 #[inline(always)]
 pub fn check_sender(bytes: Bytes, offset: usize, vni: u32, vtep_addr: [u8; 4]) -> Result<(), DropReason> {
     let eth: Ethernet = bytes.read(offset).ok_or(DropReason::InnerTruncated)?;
+    // Such a member has an IPv4 address and no other.
+    if eth.ethertype_be != ethertype::IPV4.to_be() {
+        return Err(DropReason::ExternalIp);
+    }
     let ip: Ipv4 = bytes.read(offset + Ethernet::LEN).ok_or(DropReason::InnerTruncated)?;
     member(vni, eth.src).filter(|entry| entry.vtep_addr == vtep_addr).ok_or(DropReason::ExternalMac)?;
     if has_address(vni, ip.src, eth.src) { Ok(()) } else { Err(DropReason::ExternalIp) }
@@ -77,7 +81,7 @@ pub fn answer(ctx: &TcContext, question: &Question) -> Verdict {
     let vni = question.vni;
     let arp: Arp = Bytes::of_skb(ctx).read(OVERHEAD + Ethernet::LEN).ok_or(DropReason::InnerTruncated)?;
     let unanswered = DropReason::ExternalArpUnanswered;
-    let mac = lookup!(neigh, &NeighKey { vni, ipv4: arp.target_ip }).ok_or(unanswered)?.mac;
+    let mac = neighbour_ipv4(vni, u32::from_ne_bytes(arp.target_ip)).ok_or(unanswered)?.mac;
     let owner = lookup!(fdb, &FdbKey::new(vni, mac)).ok_or(unanswered)?;
     let is_here = owner.ifindex != 0;
     // Two external machines know each other or do not: we are not between them.
@@ -111,5 +115,5 @@ pub fn is_external(vni: u32, entry: &FdbEntry) -> bool {
 
 #[inline(always)]
 fn has_address(vni: u32, ipv4: [u8; 4], mac: [u8; 6]) -> bool {
-    lookup!(neigh, &NeighKey { vni, ipv4 }).is_some_and(|neigh| neigh.mac == mac)
+    neighbour_ipv4(vni, u32::from_ne_bytes(ipv4)).is_some_and(|neigh| neigh.mac == mac)
 }

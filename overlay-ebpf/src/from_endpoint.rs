@@ -2,6 +2,7 @@
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
 use overlay_common::{
+    abi::tail_call,
     endpoint::Endpoint,
     fdb::FdbKey,
     mac::Mac,
@@ -20,7 +21,7 @@ use crate::{
     route, too_big,
 };
 
-/// Ethernet header, the longest IPv4 header, and enough of TCP to know its length.
+/// Ethernet header, the longest IPv4 header, or IPv6 and an advertisement, and enough of TCP to know its length.
 const HEADERS: u32 = (Ethernet::LEN + 60 + 20) as u32;
 
 /// Who sent the packet, by the device that it came from.
@@ -60,7 +61,7 @@ pub fn run(ctx: &TcContext) -> i32 {
 
 /// The container behind a host veth.
 #[inline(always)]
-fn identify(ifindex: u32) -> Option<Source> {
+pub fn identify(ifindex: u32) -> Option<Source> {
     let endpoint = lookup!(endpoints, ifindex)?;
     let network = lookup!(networks, endpoint.vni)?;
     Some(Source { ifindex, endpoint, network })
@@ -113,9 +114,18 @@ fn receive(ctx: &TcContext, source: &Source) -> Result<i32, Refusal> {
     }
     match kind {
         ethertype::IPV4 => forward(ctx, source, eth),
+        ethertype::IPV6 if source.network.has_ipv6() => Err(go_on_with_ipv6(ctx).into()),
         ethertype::ARP => Ok(arp::answer(ctx, source, bytes)?),
         _ => Err(DropReason::UnsupportedProtocol.into()),
     }
+}
+
+/// Leaves an IPv6 packet, whose tag and hardware address are checked, to its own program. Comes back if there is none.
+#[inline(always)]
+fn go_on_with_ipv6(ctx: &TcContext) -> DropReason {
+    // SAFETY: the index lies within the map; without a program in it the call does nothing.
+    unsafe { maps::tail_calls.tail_call(ctx, tail_call::FROM_ENDPOINT6) };
+    DropReason::UnsupportedProtocol
 }
 
 /// An IPv4 packet: bridge within the network, or route through its gateway.
@@ -133,7 +143,7 @@ fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refus
     }
     if Mac(eth.dst).is_group() {
         // Nobody is told of a group's packet that is too large (RFC 1122 section 3.2.2).
-        if too_big::exceeds(ctx, bytes, &ip, source.network.mtu) {
+        if too_big::exceeds(ctx, bytes, ip.header.protocol, ip.payload, source.network.mtu) {
             return Err(DropReason::TooBig.into());
         }
         return Ok(flood::from_container(ctx, source)?);
@@ -142,7 +152,7 @@ fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refus
     let destination =
         if eth.dst == source.network.gateway_mac { route::next(ctx, source, &ip)? } else { Some(own) };
     let mtu = destination.as_ref().map_or(source.network.mtu, |destination| destination.mtu);
-    if too_big::exceeds(ctx, bytes, &ip, mtu) {
+    if too_big::exceeds(ctx, bytes, ip.header.protocol, ip.payload, mtu) {
         return Err(Refusal::too_big(mtu));
     }
     let Some(destination) = destination else { return Ok(gateway::to_host(ctx, source, &ip)?) };
@@ -154,7 +164,7 @@ fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refus
 
 /// Sends the packet to where its destination MAC lives.
 #[inline(always)]
-fn deliver(ctx: &TcContext, source: &Source, destination: &Destination, payload: &Payload) -> Verdict {
+pub fn deliver(ctx: &TcContext, source: &Source, destination: &Destination, payload: &Payload) -> Verdict {
     let key = FdbKey::new(destination.vni, destination.eth.dst);
     let entry = lookup!(fdb, &key).ok_or(DropReason::UnknownMac)?;
     let bytes = u64::from(ctx.len());

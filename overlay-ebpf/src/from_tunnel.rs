@@ -8,7 +8,7 @@ use crate::{
     count, flood,
     ingress::{self, Delivery, Rejected},
     maps::{self, lookup},
-    packet::{SkbExt as _, linear, redirect_peer},
+    packet::{SkbExt as _, redirect_peer},
     rules,
 };
 
@@ -36,7 +36,7 @@ fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
         return Err(known(DropReason::InnerVlanTagged));
     }
     let len = ctx.len() as usize;
-    let bytes = linear(ctx, ingress::HEADERS as u32);
+    let bytes = ingress::linear_headers(ctx, 0);
     let frame = ingress::admit_frame(bytes, 0, len, Delivery { vni, network }, config).map_err(known)?;
     peer.check_sender(bytes, 0, vni).map_err(known)?;
     if frame.ruled {

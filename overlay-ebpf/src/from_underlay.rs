@@ -10,7 +10,7 @@ use crate::{
     decap, external,
     ingress::{self, Admission, Rejected},
     maps,
-    packet::{PASS, SkbExt as _, linear},
+    packet::{PASS, SkbExt as _},
     rules,
 };
 
@@ -27,7 +27,7 @@ fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
     if ctx.has_vlan_tag() {
         return Ok(PASS);
     }
-    let bytes = linear(ctx, ingress::HEADERS as u32);
+    let bytes = ingress::linear_headers(ctx, OVERHEAD);
     let frame = match ingress::admit(bytes, ctx.len() as usize, config)? {
         None => return Ok(PASS),
         Some(Admission::Question(question)) => {

@@ -2,7 +2,6 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
-    helpers::generated as helper,
     programs::TcContext,
 };
 use overlay_common::{
@@ -28,9 +27,7 @@ const KEPT: usize = Ethernet::LEN + QUOTE_LEN;
 /// Turns a container's packet into an error about it, and sends that back.
 #[inline(never)]
 pub fn answer(ctx: &TcContext, source: &Source, error: Error) -> i32 {
-    // SAFETY: the helper checks the length.
-    let cut = unsafe { helper::bpf_skb_change_tail(ctx.raw(), KEPT as u32, 0) };
-    if cut != 0 || ctx.pull_data(KEPT as u32).is_err() {
+    if ctx.set_len(KEPT as u32).is_none() || ctx.pull_data(KEPT as u32).is_err() {
         return TC_ACT_SHOT;
     }
     write_answer(ctx, source, error).unwrap_or(TC_ACT_SHOT)

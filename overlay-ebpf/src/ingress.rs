@@ -12,8 +12,9 @@ use overlay_common::{
     verdict::DropReason,
     vtep::{ANY_NETWORK, EXTERNAL, HOST, VtepMemberKey},
     wire::{
-        Ethernet, Ipv4, Udp, Vxlan,
+        Ethernet, Ipv4, Ipv6, Udp, Vxlan,
         headers::{ethertype, ip_proto},
+        icmpv6,
         outer::OVERHEAD,
     },
 };
@@ -21,12 +22,30 @@ use overlay_common::{
 use crate::{
     count::{self, Place},
     external::{self, Question},
+    inner6::{InnerIp6, Reasons, linear_extensions},
     maps::lookup,
-    packet::{Bytes, InnerIp},
+    packet::{Bytes, InnerIp, linear},
 };
 
 /// Outer headers, inner Ethernet, the inner IPv4 header and the inner ports: what is read of a packet.
-pub const HEADERS: usize = OVERHEAD + Ethernet::LEN + Ipv4::LEN + 14;
+const HEADERS: usize = OVERHEAD + Ethernet::LEN + Ipv4::LEN + 14;
+/// The same with an inner IPv6 header. Not asked of every packet: IPv4 over TCP is often linear that far and no further.
+const HEADERS_IPV6: usize = HEADERS - Ipv4::LEN + Ipv6::LEN;
+
+/// Why an inner IPv6 packet is not as it should be.
+pub const REASONS: Reasons = Reasons {
+    truncated: DropReason::InnerTruncated,
+    malformed: DropReason::InnerMalformed,
+    extensions: DropReason::InnerExtensionHeaders,
+};
+
+/// Makes sure that what is read of a packet is linear, whose frame is at `offset`.
+#[inline(always)]
+pub fn linear_headers(ctx: &TcContext, offset: usize) -> Bytes {
+    let bytes = linear(ctx, HEADERS as u32);
+    let is_ipv6 = bytes.read::<u16>(offset + 12) == Some(ethertype::IPV6.to_be());
+    if is_ipv6 { linear_extensions(ctx, linear(ctx, HEADERS_IPV6 as u32), offset) } else { bytes }
+}
 
 const OUTER_IP: usize = Ethernet::LEN;
 const OUTER_UDP: usize = OUTER_IP + Ipv4::LEN;
@@ -208,14 +227,13 @@ pub fn admit_frame(
     if is_group && network.flags & FLAG_MULTICAST == 0 {
         return Err(DropReason::InnerMulticast);
     }
-    if kind != ethertype::IPV4 {
-        return Err(DropReason::InnerUnsupported);
-    }
-    let ip = InnerIp::parse(bytes, offset, len, DropReason::InnerTruncated, DropReason::InnerMalformed)?;
-    if ip.is_udp_to(bytes, config.vxlan_port_be) {
-        return Err(DropReason::InnerNestedVxlan);
-    }
-    let protocol = ip.header.protocol;
+    let protocol = match kind {
+        ethertype::IPV4 => admit_ipv4(bytes, offset, len, config)?,
+        // Copies are made of IPv4 alone: what IPv6 has to ask a group, each host answers by itself.
+        ethertype::IPV6 if network.has_ipv6() && is_group => return Err(DropReason::InnerMulticast),
+        ethertype::IPV6 if network.has_ipv6() => admit_ipv6(bytes, offset, len, config)?,
+        _ => return Err(DropReason::InnerUnsupported),
+    };
     if is_group {
         return Ok(Admitted { vni, ifindex: 0, eth, protocol, congested: false, ruled: false });
     }
@@ -225,4 +243,31 @@ pub fn admit_frame(
     }
     let ruled = network.flags & FLAG_RULES != 0 && eth.src == network.gateway_mac;
     Ok(Admitted { vni, ifindex: entry.ifindex, eth, protocol, congested: false, ruled })
+}
+
+/// Protocol of the IPv4 packet in the frame at `offset`.
+#[inline(always)]
+fn admit_ipv4(bytes: Bytes, offset: usize, len: usize, config: &Config) -> Result<u8, DropReason> {
+    let ip = InnerIp::parse(bytes, offset, len, DropReason::InnerTruncated, DropReason::InnerMalformed)?;
+    if ip.is_udp_to(bytes, config.vxlan_port_be) {
+        return Err(DropReason::InnerNestedVxlan);
+    }
+    Ok(ip.header.protocol)
+}
+
+/// Protocol of the IPv6 packet in the frame at `offset`.
+#[inline(always)]
+fn admit_ipv6(bytes: Bytes, offset: usize, len: usize, config: &Config) -> Result<u8, DropReason> {
+    let ip = InnerIp6::parse(bytes, offset, len, &REASONS)?;
+    if ip.is_udp_to(bytes, config.vxlan_port_be) {
+        return Err(DropReason::InnerNestedVxlan);
+    }
+    let first = offset + Ethernet::LEN + Ipv6::DST_OFFSET;
+    if bytes.read::<u8>(first) == Some(0xff) {
+        return Err(DropReason::InnerMulticast);
+    }
+    if ip.icmp_type(bytes).is_some_and(icmpv6::is_neighbour_discovery) {
+        return Err(DropReason::InnerNd);
+    }
+    Ok(ip.protocol)
 }

@@ -1,10 +1,10 @@
 //! The data path of the overlay: entry points only.
 //!
 //! ```text
-//! container ─ veth ─▶ from_endpoint ─┬─ same host ──────────────▶ container
-//!                                    ├─ gateway device ─▶ the host's stack ─▶ world
-//!                                    ├─ encap ─▶ underlay
-//!                                    └─ slow path ─▶ tunnel device ─▶ underlay
+//! container ─ veth ─▶ from_endpoint(6) ─┬─ same host ──────────────▶ container
+//!                                       ├─ gateway device ─▶ the host's stack ─▶ world
+//!                                       ├─ encap ─▶ underlay
+//!                                       └─ slow path ─▶ tunnel device ─▶ underlay
 //! underlay ─▶ xdp_underlay ─▶ from_underlay ─┬─ decap ─▶ container
 //!                                            └─ slow path ─▶ tunnel device ─▶ from_tunnel ─▶ container
 //! the host's stack ─▶ gateway device ─▶ from_host ─▶ container
@@ -22,17 +22,22 @@ mod encap;
 mod external;
 mod flood;
 mod from_endpoint;
+mod from_endpoint6;
 mod from_host;
 mod from_tunnel;
 mod from_underlay;
 mod gateway;
 mod icmp;
+mod icmp6;
 mod ingress;
+mod inner6;
 mod maps;
 mod nat;
+mod nd;
 mod packet;
 mod resolver;
 mod route;
+mod route6;
 mod rules;
 mod too_big;
 mod transport;
@@ -48,6 +53,12 @@ use aya_ebpf::{
 #[classifier]
 fn from_endpoint(ctx: TcContext) -> i32 {
     from_endpoint::run(&ctx)
+}
+
+/// Where `from_endpoint` goes on with IPv6: a program of its own, with a stack of its own.
+#[classifier]
+fn from_endpoint6(ctx: TcContext) -> i32 {
+    from_endpoint6::run(&ctx)
 }
 
 /// tcx ingress on the underlay device: VXLAN packets from other hosts.

@@ -7,11 +7,11 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray},
     macros::btf_map,
 };
 use overlay_common::{
-    abi::capacity,
+    abi::{capacity, tail_call},
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
@@ -74,6 +74,8 @@ pub static rule_stats: PerCpuHashMap<RuleKey, RuleCount, { capacity::RULE_STATS 
     PerCpuHashMap::new();
 #[btf_map]
 pub static flows: LruHashMap<FlowKey, Flow, { capacity::FLOWS }> = LruHashMap::new();
+#[btf_map]
+pub static tail_calls: ProgramArray<{ tail_call::COUNT }> = ProgramArray::new();
 #[btf_map]
 pub static question: PerCpuArray<Question, 1> = PerCpuArray::new();
 

@@ -96,6 +96,8 @@ pub trait SkbExt {
     fn mark(&self) -> u32;
     /// Hash of the flow. The kernel leaves the ports of fragments out, so all fragments of a packet agree.
     fn flow_hash(&self) -> u32;
+    /// Cuts the packet's end off, or makes it longer by zeros. A packet whose end the kernel needs stays as it is.
+    fn set_len(&self, len: u32) -> Option<()>;
     /// The kernel's own form of the packet, for helpers.
     fn raw(&self) -> *mut __sk_buff;
 }
@@ -129,6 +131,13 @@ impl SkbExt for TcContext {
     fn flow_hash(&self) -> u32 {
         // SAFETY: as above.
         unsafe { helper::bpf_get_hash_recalc(self.raw()) }
+    }
+
+    #[inline(always)]
+    fn set_len(&self, len: u32) -> Option<()> {
+        // SAFETY: the helper checks the length.
+        let result = unsafe { helper::bpf_skb_change_tail(self.raw(), len, 0) };
+        (result == 0).then_some(())
     }
 
     #[inline(always)]

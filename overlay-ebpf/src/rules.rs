@@ -8,16 +8,18 @@ use core::num::NonZeroU32;
 
 use aya_ebpf::{helpers::generated as helper, programs::TcContext};
 use overlay_common::{
+    addr::Addr,
     flow::{Flow, FlowKey},
     policy::{ALLOW, PolicyKey, RULES, RuleBits, RuleBitsKey, RuleSet},
     stats::RuleKey,
     verdict::DropReason,
+    wire::{Ethernet, Ipv6, headers::ethertype},
 };
 
 use crate::{
     maps::{self, lookup},
     packet::{Bytes, InnerIp},
-    route,
+    route, route6,
     transport::{self, Part},
 };
 
@@ -35,9 +37,20 @@ pub fn admit(ctx: &TcContext, pair: &PolicyKey, ip: &InnerIp) -> Result<(), Drop
 #[inline(never)]
 pub fn admit_routed(ctx: &TcContext, offset: usize, vni: u32) -> Result<(), DropReason> {
     let (bytes, len) = (Bytes::of_skb(ctx), ctx.len() as usize);
+    if bytes.read::<u16>(offset + 12) == Some(ethertype::IPV6.to_be()) {
+        return admit_routed_ipv6(bytes, offset, vni);
+    }
     let ip = InnerIp::parse(bytes, offset, len, DropReason::InnerTruncated, DropReason::InnerMalformed)?;
-    let src_vni = route::reachable(vni, ip.header.src).ok_or(DropReason::PolicyDenied)?;
+    let src_vni = route::reachable(vni, Addr::v4(ip.header.src)).ok_or(DropReason::PolicyDenied)?;
     if src_vni == vni { Ok(()) } else { admit(ctx, &PolicyKey { src_vni, dst_vni: vni }, &ip) }
+}
+
+/// The same of an IPv6 packet, of which rules know nothing: policy has to allow it as a whole.
+#[inline(always)]
+fn admit_routed_ipv6(bytes: Bytes, offset: usize, vni: u32) -> Result<(), DropReason> {
+    let src = bytes.read(offset + Ethernet::LEN + Ipv6::SRC_OFFSET).ok_or(DropReason::InnerTruncated)?;
+    let src_vni = route::reachable(vni, Addr::v6(src)).ok_or(DropReason::PolicyDenied)?;
+    if src_vni == vni { Ok(()) } else { route6::admit(&PolicyKey { src_vni, dst_vni: vni }) }
 }
 
 /// What a packet is held against. It lies in a map: together with its callers a program has 512 bytes of stack.
@@ -62,7 +75,7 @@ fn judge(ctx: &TcContext, pair: &PolicyKey, ip: &InnerIp) -> Result<(), DropReas
     let question = maps::question.get_ptr_mut(0).ok_or(DropReason::PolicyDenied)?;
     // SAFETY: the value is this CPU's own, and programs on one CPU do not interrupt each other here.
     let question = unsafe { &mut *question };
-    question.sent = transport::key(pair, &ip.header);
+    transport::begin(&mut question.sent, pair, &ip.header);
     let outcome = decide(ctx, ip, rules, question);
     if outcome.is_err() && rules.audits() {
         count(pair, 0, false);
@@ -145,8 +158,8 @@ fn allowing(rules: &RuleSet, flow: &FlowKey) -> Option<NonZeroU32> {
 }
 
 #[inline(always)]
-fn bits(vni: u32, peer_vni: u32, ipv4: [u8; 4]) -> RuleBits {
-    lookup!(rule_bits, &RuleBitsKey { vni, peer_vni, ipv4 }).copied().unwrap_or_default()
+fn bits(vni: u32, peer_vni: u32, addr: Addr) -> RuleBits {
+    lookup!(rule_bits, &RuleBitsKey { vni, peer_vni, addr }).copied().unwrap_or_default()
 }
 
 /// A flow that is not over.

@@ -1,27 +1,27 @@
-//! Packets larger than the network's MTU: answered with ICMP fragmentation-needed (RFC 1191), never
+//! Packets larger than the network's MTU: answered with ICMP fragmentation-needed (RFC 1191) or packet-too-big, never
 //! fragmented silently, never lost without a word. A BPF redirect checks no MTU, so we must.
 
 use aya_ebpf::programs::TcContext;
 use overlay_common::wire::{Ethernet, Udp, headers::ip_proto};
 
-use crate::packet::{Bytes, InnerIp, SkbExt as _};
+use crate::packet::{Bytes, SkbExt as _};
 
 /// Whether the packet, or any segment of it, is larger than `mtu`. What the sender put behind the IP packet
-/// counts too: it would be on the underlay.
+/// counts too: it would be on the underlay. `payload` is where that of the IP packet begins.
 #[inline(always)]
-pub fn exceeds(ctx: &TcContext, bytes: Bytes, ip: &InnerIp, mtu: u16) -> bool {
+pub fn exceeds(ctx: &TcContext, bytes: Bytes, protocol: u8, payload: usize, mtu: u16) -> bool {
     let gso_size = ctx.gso_size() as usize;
     if gso_size == 0 {
         return ctx.len() as usize - Ethernet::LEN > mtu as usize;
     }
-    gso_size + ip.header.header_len() + transport_header_len(bytes, ip) > mtu as usize
+    gso_size + payload - Ethernet::LEN + transport_header_len(bytes, protocol, payload) > mtu as usize
 }
 
 #[inline(always)]
-fn transport_header_len(bytes: Bytes, ip: &InnerIp) -> usize {
-    if ip.header.protocol != ip_proto::TCP {
+fn transport_header_len(bytes: Bytes, protocol: u8, payload: usize) -> usize {
+    if protocol != ip_proto::TCP {
         return Udp::LEN;
     }
     // The data offset is the high half of byte 12, in 32-bit words (RFC 9293).
-    bytes.read::<u8>(ip.payload + 12).map_or(20, |b| ((b >> 4) as usize) * 4)
+    bytes.read::<u8>(payload + 12).map_or(20, |b| ((b >> 4) as usize) * 4)
 }

@@ -5,6 +5,7 @@
 
 use aya_ebpf::programs::TcContext;
 use overlay_common::{
+    addr::Addr,
     flow::FlowKey,
     policy::PolicyKey,
     wire::{Ipv4, Udp, headers::ip_proto, icmp},
@@ -63,20 +64,17 @@ impl Part {
     }
 }
 
-/// The flow of a packet between two networks, without ports.
+/// Makes `key` the flow of a packet between two networks, without ports. In place: a copy would not fit on the stack.
 #[inline(always)]
-pub fn key(pair: &PolicyKey, ip: &Ipv4) -> FlowKey {
-    FlowKey {
-        src_vni: pair.src_vni,
-        dst_vni: pair.dst_vni,
-        src: ip.src,
-        dst: ip.dst,
-        src_port_be: 0,
-        dst_port_be: 0,
-        protocol: ip.protocol,
-        kind: FlowKey::FLOW,
-        pad: [0; 2],
-    }
+pub fn begin(key: &mut FlowKey, pair: &PolicyKey, ip: &Ipv4) {
+    key.src_vni = pair.src_vni;
+    key.dst_vni = pair.dst_vni;
+    key.src = Addr::v4(ip.src);
+    key.dst = Addr::v4(ip.dst);
+    key.protocol = ip.protocol;
+    key.kind = FlowKey::FLOW;
+    key.pad = [0; 2];
+    set_ports(key, [0; 2]);
 }
 
 /// Reads the transport header of a packet that is no later fragment. `key` becomes the flow, if the packet's sender opened

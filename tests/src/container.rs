@@ -1,11 +1,12 @@
 //! A container: a namespace that is attached to networks.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv6Addr, UdpSocket};
 
 use crate::{
     host::Host,
     netns::Netns,
     packet::{Addr, DISCARD_PORT},
+    packet6::Addr6,
     tap::Tap,
     views::{Attached, Endpoint},
 };
@@ -21,7 +22,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// One without attachments, with a socket on the [`DISCARD_PORT`].
+    /// One without attachments, with a socket for both families on the [`DISCARD_PORT`].
     ///
     /// # Panics
     /// If its namespace cannot be made.
@@ -30,7 +31,7 @@ impl Container {
     pub fn new(name: &str) -> Self {
         let netns = Netns::new(name);
         let discard = netns
-            .enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, DISCARD_PORT)))
+            .enter(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, DISCARD_PORT)))
             .expect("bind the discard port");
         Self { netns, name: name.to_owned(), endpoints: Vec::new(), _discard: discard }
     }
@@ -91,6 +92,16 @@ impl Container {
     #[track_caller]
     pub fn addr(&self) -> Addr {
         self.endpoint().addr()
+    }
+
+    /// The same over IPv6.
+    ///
+    /// # Panics
+    /// If it has no IPv6 address.
+    #[must_use]
+    #[track_caller]
+    pub fn addr6(&self) -> Addr6 {
+        self.endpoint().addr6()
     }
 
     /// A raw socket on the interface of its last attachment.

@@ -54,6 +54,12 @@ impl Drops {
         self.0.iter().filter(|(site, _)| site.reason == reason.name()).map(|(_, packets)| packets).sum()
     }
 
+    /// Packets dropped, for whatever reason.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+
     /// The only site, if there is exactly one.
     #[must_use]
     pub fn only(&self) -> Option<(&Site, u64)> {

@@ -38,6 +38,7 @@ pub mod leftovers;
 pub mod netns;
 pub mod oracle;
 pub mod packet;
+pub mod packet6;
 pub mod programs;
 pub mod room;
 pub mod siege;

@@ -3,7 +3,10 @@
 //! Built and read with `etherparse`, which shares nothing with the wire formats of the product, so both
 //! have to agree on what a packet is.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use etherparse::{
     ArpEthIpv4Packet, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IcmpEchoHeader, Icmpv4Header,
@@ -53,6 +56,20 @@ impl Addr {
     #[must_use]
     pub fn at(self, ip: Ipv4Addr) -> Self {
         Self { ip, ..self }
+    }
+
+    /// The IPv6 address that belongs to the IPv4 address: fd00:C::D for A.B.C.D.
+    #[must_use]
+    pub fn ipv6(self) -> Ipv6Addr {
+        let [_, _, net, host] = self.ip.octets();
+        Ipv6Addr::new(0xfd00, net.into(), 0, 0, 0, 0, 0, host.into())
+    }
+
+    /// The link-local IPv6 address that the hardware address makes (RFC 4291 appendix A).
+    #[must_use]
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.mac.map(u16::from);
+        Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
     }
 
     /// The same IP address behind another hardware address.

@@ -2,11 +2,14 @@
 //!
 //! Written apart from the agent's own types, so that a field cannot change its name unnoticed.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::Deserialize;
 
-use crate::packet::{Addr, mac_from_text};
+use crate::{
+    packet::{Addr, mac_from_text},
+    packet6::Addr6,
+};
 
 /// `overlay network inspect`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -19,6 +22,12 @@ pub struct Network {
     pub subnet: String,
     /// The gateway.
     pub gateway: Ipv4Addr,
+    /// IPv6 subnet in CIDR form, if it has one.
+    #[serde(default)]
+    pub ipv6_subnet: Option<String>,
+    /// The gateway's IPv6 address.
+    #[serde(default)]
+    pub ipv6_gateway: Option<Ipv6Addr>,
     /// Largest IP packet in bytes.
     pub mtu: u16,
 }
@@ -45,6 +54,9 @@ pub struct Endpoint {
     pub node: String,
     /// Address with the subnet's prefix length.
     pub ip: String,
+    /// IPv6 address with its subnet's prefix length.
+    #[serde(default)]
+    pub ipv6: Option<String>,
     /// Hardware address.
     pub mac: String,
     /// Interface in the container.
@@ -65,6 +77,21 @@ impl Endpoint {
             mac: mac_from_text(&self.mac),
             ip: ip.unwrap_or_else(|| panic!("{:?} is no address", self.ip)),
         }
+    }
+}
+
+impl Endpoint {
+    /// It at layers 2 and 3, over IPv6.
+    ///
+    /// # Panics
+    /// If it has no IPv6 address.
+    #[must_use]
+    #[track_caller]
+    pub fn addr6(&self) -> Addr6 {
+        let text = self.ipv6.as_deref().unwrap_or_else(|| panic!("{} has no IPv6 address", self.name));
+        let ip = text.split('/').next().and_then(|ip| ip.parse().ok());
+        let ip = ip.unwrap_or_else(|| panic!("{text:?} is no IPv6 address"));
+        Addr6 { mac: mac_from_text(&self.mac), ip }
     }
 }
 

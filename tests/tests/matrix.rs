@@ -15,11 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etherparse::{ArpOperation, Icmpv4Type, PacketBuilder};
+use etherparse::{ArpOperation, Icmpv4Type};
 use overlay_tests::{
     container::Container,
     host::Host,
     packet::{Addr, BROADCAST, DISCARD_PORT, Frame},
+    packet6::Addr6,
     stores::{FaultyStore, SqliteFile},
     tap::Tap,
     topology::{Cluster, Plan, settle},
@@ -85,7 +86,7 @@ const KINDS: [Kind; 10] = [
 impl Kind {
     /// Whether it arrives at those one may talk to. The switch itself answers ARP, and nobody floods.
     fn is_delivered(self) -> bool {
-        matches!(self, Self::Icmp | Self::Tcp | Self::Udp | Self::ViaGateway)
+        matches!(self, Self::Icmp | Self::Tcp | Self::Udp | Self::Ipv6 | Self::ViaGateway)
     }
 
     /// Whether who asks gets an answer.
@@ -142,6 +143,7 @@ struct Member {
     network: &'static str,
     gateway: Addr,
     addr: Addr,
+    addr6: Addr6,
     /// How its host reaches it.
     host_ip: Ipv4Addr,
     tap: Tap,
@@ -156,6 +158,12 @@ impl Member {
     /// An address as a host's stack sends to it: behind its own MAC on the link, else behind the gateway's.
     fn route_to(&self, to: Addr) -> Addr {
         if self.is_on_link(to.ip) { to } else { to.behind(self.gateway.mac) }
+    }
+
+    /// The same over IPv6.
+    fn route_to6(&self, to: Addr6) -> Addr6 {
+        let is_on_link = to.ip.segments()[..4] == self.addr6.ip.segments()[..4];
+        if is_on_link { to } else { to.behind(self.gateway.mac) }
     }
 
     fn is_on_link(&self, ip: Ipv4Addr) -> bool {
@@ -177,7 +185,10 @@ impl Matrix {
         let cluster = cluster.with_store(&store.url());
         cluster.hosts.iter().for_each(Host::spawn);
         cluster.hosts.iter().for_each(Host::wait_ready);
-        let gateways = NETWORKS.map(|(name, subnet)| cluster.network(name, &["--subnet", subnet]).gateway());
+        let gateways = NETWORKS.map(|(name, subnet)| {
+            let subnet6 = ipv6_subnet(subnet);
+            cluster.network(name, &["--subnet", subnet, "--subnet", &subnet6]).gateway()
+        });
         let [one, two] = JOINED;
         cluster.hosts[0].overlay(&["policy", "allow", one, two]);
         let attached = thread::scope(|scope| {
@@ -190,6 +201,7 @@ impl Matrix {
             network: NETWORKS[network].0,
             gateway: gateways[network],
             addr: container.addr(),
+            addr6: container.addr6(),
             host_ip,
             tap: container.tap(),
             container,
@@ -233,7 +245,7 @@ impl Matrix {
             Kind::Udp => Frame::udp(me, routed, ports, &text),
             // Behind what ARP needs, where Ethernet pads.
             Kind::Arp => Frame([Frame::arp_request(me, to.addr.ip).0, text].concat()),
-            Kind::Ipv6 => ipv6(me, to.addr, &text),
+            Kind::Ipv6 => Frame::udp6(from.addr6, from.route_to6(to.addr6), ports, &text),
             Kind::Broadcast => Frame::udp(me, Addr { mac: BROADCAST, ip: Ipv4Addr::BROADCAST }, ports, &text),
             Kind::SpoofedSource => Frame::udp(me.at(self.anothers(from, to)), routed, ports, &text),
             Kind::ViaGateway => Frame::udp(me, to.addr.behind(from.gateway.mac), ports, &text),
@@ -350,13 +362,10 @@ impl Matrix {
 /// Ethertype for experiments (IEEE 802).
 const EXPERIMENTAL: u16 = 0x88b5;
 
-fn ipv6(from: Addr, to: Addr, text: &[u8]) -> Frame {
-    let ip = |addr: Addr| addr.ip.to_ipv6_mapped().octets();
-    let builder =
-        PacketBuilder::ethernet2(from.mac, to.mac).ipv6(ip(from), ip(to), 64).udp(4000, DISCARD_PORT);
-    let mut frame = Vec::new();
-    builder.write(&mut frame, text).expect("a small packet");
-    Frame(frame)
+/// The IPv6 subnet that goes with an IPv4 one: those of one overlap where those of the other do.
+fn ipv6_subnet(subnet: &str) -> String {
+    let net = subnet.split('.').nth(1).expect("an IPv4 subnet");
+    format!("fd00:{net}::/64")
 }
 
 /// The containers of one host, each with the number of its network and how its host reaches it.

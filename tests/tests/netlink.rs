@@ -141,7 +141,7 @@ fn container_config(ifname: &str, gateway: Option<Ipv4Addr>) -> ContainerConfig 
         ifname: ifname.to_owned(),
         address: "10.0.0.2/24".parse().unwrap(),
         default_gateway: gateway,
-        disable_ipv6: true,
+        ipv6: None,
         mtu: CONTAINER_MTU,
     }
 }
@@ -270,7 +270,10 @@ fn a_container_gets_address_route_loopback_and_no_ipv6() {
     let gateway = Ipv4Addr::new(10, 0, 0, 1);
     let routes = block_on(configure(&container.handle(), container_config("eth0", Some(gateway)))).unwrap();
 
-    assert_eq!(routes, [ContainerRoute { destination: "0.0.0.0/0".parse().unwrap(), gateway }]);
+    assert_eq!(
+        routes,
+        [ContainerRoute { destination: "0.0.0.0/0".parse().unwrap(), gateway: gateway.into() }]
+    );
     let (link, addresses, device, loopback) = container.inside(async |netlink| {
         let link = netlink.link_by_name("eth0").await.unwrap().unwrap();
         let addresses = netlink.ipv4_addresses(link.ifindex).await.unwrap();

@@ -68,7 +68,7 @@ fn upgrade(siege: &Siege, build: &Build) {
 #[track_caller]
 fn expect_layouts(siege: &Siege, maps: &str) {
     for host in &siege.cluster.hosts {
-        let expected = BTreeSet::from([maps.to_owned(), "counters-v1".to_owned()]);
+        let expected = BTreeSet::from([maps.to_owned(), "counters-v2".to_owned()]);
         assert_eq!(layouts(host), expected, "on {}\n{}", host.label(), host.log_tail());
     }
 }
@@ -98,12 +98,12 @@ fn another_build_takes_the_links_over_without_a_gap() {
 #[test]
 fn another_layout_of_the_maps_is_migrated_to_and_back_without_a_gap() {
     let siege = Siege::lay();
-    expect_layouts(&siege, "maps-v1");
-    upgrade(&siege, &Build::next_layout());
     expect_layouts(&siege, "maps-v2");
+    upgrade(&siege, &Build::next_layout());
+    expect_layouts(&siege, "maps-v3");
     expect_changes_arrive(&siege, "forwards");
     upgrade(&siege, &Build::current());
-    expect_layouts(&siege, "maps-v1");
+    expect_layouts(&siege, "maps-v2");
     expect_changes_arrive(&siege, "back");
     siege.lift();
 }
@@ -112,7 +112,7 @@ fn another_layout_of_the_maps_is_migrated_to_and_back_without_a_gap() {
 fn a_migration_that_is_broken_off_is_ended_by_either_version() {
     let siege = Siege::lay();
     let host = &siege.cluster.hosts[0];
-    for (build, maps) in [(Build::next_layout(), "maps-v2"), (Build::current(), "maps-v1")] {
+    for (build, maps) in [(Build::next_layout(), "maps-v3"), (Build::current(), "maps-v2")] {
         host.kill9();
         for millis in [10, 30, 50, 70, 90, 120, 150, 200] {
             host.install(&Build::next_layout());

@@ -225,8 +225,10 @@ impl Known {
         let held = self.held().filter(|entry| matches!(entry.key.parse(), Ok(Key::Endpoint(..))));
         let others = held.filter_map(parse::<Endpoint>).filter(|endpoint| endpoint.node != self.node);
         let is_superseded = |endpoint: &Endpoint| {
-            let claim = self.stored(&Key::Address(endpoint.network.clone(), endpoint.ipv4)).and_then(parse);
-            matches!(claim, Some(Address::Held { endpoint: holder }) if holder != endpoint.id)
+            endpoint.addresses().any(|ip| {
+                let claim = self.stored(&Key::Address(endpoint.network.clone(), ip)).and_then(parse);
+                matches!(claim, Some(Address::Held { endpoint: holder }) if holder != endpoint.id)
+            })
         };
         let keys = others.filter(is_superseded).flat_map(|endpoint| claims_of(&endpoint));
         keys.map(|key| key.to_string()).filter(|key| self.held.contains_key(key)).collect()
@@ -263,7 +265,7 @@ impl Known {
         });
         let mut keys: BTreeSet<String> = [Key::Node(self.node.clone()).to_string()].into();
         for endpoint in own {
-            keys.extend(claims_of(&endpoint).map(|key| key.to_string()));
+            keys.extend(claims_of(&endpoint).iter().map(Key::to_string));
             let network =
                 self.entries.get(&Key::Network(endpoint.network).to_string()).and_then(parse::<Network>);
             keys.extend(network.iter().flat_map(claims_of_network).map(|key| key.to_string()));
@@ -289,14 +291,14 @@ fn is_taken_out(endpoint: &Endpoint, found: &Entries) -> bool {
 
 /// The record of an endpoint, and what it claims.
 #[must_use]
-pub fn claims_of(endpoint: &Endpoint) -> [Key; 4] {
+pub fn claims_of(endpoint: &Endpoint) -> Vec<Key> {
     let network = &endpoint.network;
-    [
+    let record = [
         Key::Endpoint(network.clone(), endpoint.id.clone()),
         Key::EndpointName(network.clone(), endpoint.name.clone()),
         Key::Mac(network.clone(), endpoint.mac),
-        Key::Address(network.clone(), endpoint.ipv4),
-    ]
+    ];
+    record.into_iter().chain(endpoint.addresses().map(|ip| Key::Address(network.clone(), ip))).collect()
 }
 
 /// The record of a network, and what it claims.
@@ -353,7 +355,8 @@ mod tests {
     }
 
     fn entries_of(endpoint: &Endpoint) -> Vec<Entry> {
-        let [record, name, mac, address] = claims_of(endpoint);
+        let claims: [Key; 4] = claims_of(endpoint).try_into().expect("one address");
+        let [record, name, mac, address] = claims;
         let held = Address::Held { endpoint: endpoint.id.clone() };
         vec![
             entry(record, endpoint),
@@ -505,7 +508,7 @@ mod tests {
             assert_eq!((shown(&known, "endpoints"), shown(&known, "macs")), (2, 2));
             assert_eq!((shown(&known, "networks"), shown(&known, "vnis"), shown(&known, "nodes")), (1, 1, 1));
         }
-        let keys = claims_of(&endpoint(2, "here")).map(|key| key.to_string());
+        let keys: Vec<_> = claims_of(&endpoint(2, "here")).iter().map(Key::to_string).collect();
         known.forget(&keys);
         assert_eq!((shown(&known, "endpoints"), shown(&known, "addresses")), (1, 1));
         known.forget(&[Key::Cluster.to_string()]);

@@ -111,7 +111,7 @@ impl Planner<'_> {
                 let Endpoint { name, network, ipv4, .. } = endpoint;
                 let sentence =
                     format!("endpoint {name} of {network} ({ipv4}): {reason}; attach its container anew");
-                self.plan.lost.push((claims_of(endpoint).map(|key| key.to_string()).into(), sentence));
+                self.plan.lost.push((claims_of(endpoint).iter().map(Key::to_string).collect(), sentence));
             }
         }
     }
@@ -165,10 +165,19 @@ fn in_its_network(
         return if is_held { Ok(transaction) } else { Err(format!("network {} is gone", endpoint.network)) };
     };
     match parse::<Network>(stored) {
-        Some(network) if network.subnet.contains(&endpoint.ipv4) => {
+        Some(network) if network.subnet.contains(&endpoint.ipv4) && has_ipv6_of(&network, endpoint) => {
             Ok(transaction.unchanged(key, stored.revision))
         }
         _ => Err(format!("network {} is another one now", endpoint.network)),
+    }
+}
+
+/// Whether an endpoint's IPv6 address, if it has one, is of the network.
+fn has_ipv6_of(network: &Network, endpoint: &Endpoint) -> bool {
+    match (network.ipv6, endpoint.ipv6) {
+        (Some(ipv6), Some(ip)) => ipv6.subnet.contains(&ip),
+        (_, None) => true,
+        (None, Some(_)) => false,
     }
 }
 
@@ -244,6 +253,7 @@ mod tests {
 
     fn entries_of(endpoint: &Endpoint) -> Vec<Entry> {
         claims_of(endpoint)
+            .into_iter()
             .map(|key| {
                 let Transaction { operations, .. } = claim(Transaction::new(), &key, endpoint);
                 let Some(Operation::Put(_, value, _)) = operations.into_iter().next() else {
@@ -251,7 +261,7 @@ mod tests {
                 };
                 Entry { key: key.to_string(), value, revision: Revision(1), lease: None }
             })
-            .into()
+            .collect()
     }
 
     fn network(subnet: &str) -> Entry {
@@ -274,7 +284,11 @@ mod tests {
             ),
             entry(Key::Policy(name("net"), name("other")), &json!({"action": "allow"}), 1),
             entry("overlay/v1/rules/net/other/0a1b2c3d", &json!({"proto": "icmp", "slot": 0}), 1),
-            entry(Key::Address(name("net"), Ipv4Addr::new(10, 0, 0, 9)), &Address::Released { at: None }, 1),
+            entry(
+                Key::Address(name("net"), Ipv4Addr::new(10, 0, 0, 9).into()),
+                &Address::Released { at: None },
+                1,
+            ),
             entry(Key::Node(name("here")), &"this node", 1),
             entry(Key::Node(name("there")), &"another node", 1),
             Entry { lease: Some(crate::store::LeaseId(1)), ..entry(Key::Alive(name("here")), &"alive", 1) },
@@ -319,7 +333,7 @@ mod tests {
             "overlay/v1/addresses/net/10.0.0.9",
         ];
         assert_eq!(written(&plan), expected);
-        assert_eq!(plan.gone, claims_of(&endpoint(3, "here")).map(|key| key.to_string()));
+        assert_eq!(plan.gone, claims_of(&endpoint(3, "here")).iter().map(Key::to_string).collect::<Vec<_>>());
         assert_eq!(plan.lost, []);
         let conditions = plan.transactions.iter().flat_map(|t| &t.conditions);
         assert!(conditions.clone().all(|c| matches!(c, Condition::Absent(_))));
@@ -363,7 +377,7 @@ mod tests {
     fn an_endpoint_that_is_missing_alone_is_tied_to_its_network_and_takes_its_address_out_of_rest() {
         let own = entries_of(&endpoint(2, "here"));
         let mut left: Vec<Entry> = full().into_iter().filter(|entry| !own.contains(entry)).collect();
-        let address = Key::Address(name("net"), Ipv4Addr::new(10, 0, 0, 2));
+        let address = Key::Address(name("net"), Ipv4Addr::new(10, 0, 0, 2).into());
         left.push(entry(&address, &Address::Released { at: None }, 7));
         let plan = plan(&after(left, &Arrival::Same), Scope::Own, &veths());
         let [transaction] = &plan.transactions[..] else { panic!("{plan:?}") };
@@ -381,13 +395,16 @@ mod tests {
         let taken = [
             entry(Key::EndpointName(name("net"), name("c2")), &thief, 7),
             entry(Key::Mac(name("net"), endpoint(2, "here").mac), &thief, 7),
-            entry(Key::Address(name("net"), Ipv4Addr::new(10, 0, 0, 2)), &held_by(&thief), 7),
+            entry(Key::Address(name("net"), Ipv4Addr::new(10, 0, 0, 2).into()), &held_by(&thief), 7),
         ];
         for claim in taken {
             let left = rest.iter().cloned().chain([claim.clone()]).collect();
             let plan = plan(&after(left, &Arrival::Same), Scope::Everything, &veths());
             assert_eq!(plan.transactions, []);
-            assert_eq!(plan.lost[0].0, claims_of(&endpoint(2, "here")).map(|key| key.to_string()));
+            assert_eq!(
+                plan.lost[0].0,
+                claims_of(&endpoint(2, "here")).iter().map(Key::to_string).collect::<Vec<_>>()
+            );
             assert!(plan.lost[0].1.contains(&claim.key), "{plan:?}");
         }
     }

@@ -1,8 +1,12 @@
 //! Requests and answers of the API. Field names are part of the contract (`-o json` prints these types).
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use overlay_common::{mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +28,9 @@ pub struct CreateNetwork {
     /// Part of the subnet to give addresses from.
     #[serde(default)]
     pub ip_range: Option<Ipv4Net>,
+    /// Its IPv6 part; none if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<CreateIpv6>,
     /// VXLAN identifier; the first free one from 256 upward if left out.
     #[serde(default)]
     pub vni: Option<Vni>,
@@ -41,6 +48,18 @@ pub struct CreateNetwork {
     pub labels: BTreeMap<String, String>,
 }
 
+/// IPv6 of a new network. What is left out is chosen: see [`crate::ipam6`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateIpv6 {
+    /// Its subnet; a random unique local /64 if left out.
+    #[serde(default)]
+    pub subnet: Option<Ipv6Net>,
+    /// The gateway; the subnet's first address if left out.
+    #[serde(default)]
+    pub gateway: Option<Ipv6Addr>,
+}
+
 /// A network: `POST /v1/networks`, `GET /v1/networks`, `GET /v1/networks/{name}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkView {
@@ -54,6 +73,12 @@ pub struct NetworkView {
     pub gateway: Ipv4Addr,
     /// Part of the subnet that addresses are given from.
     pub ip_range: Option<Ipv4Net>,
+    /// IPv6 addresses of its containers, if it has IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_subnet: Option<Ipv6Net>,
+    /// The gateway's IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_gateway: Option<Ipv6Addr>,
     /// Largest IP packet in bytes on this host.
     pub mtu: u16,
     /// No way to the outside world.
@@ -105,6 +130,9 @@ pub struct AttachRequest {
     /// Address; the next free one if left out.
     #[serde(default)]
     pub ip: Option<Ipv4Addr>,
+    /// IPv6 address, in a network with IPv6; the next free one if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
     /// Hardware address; made from the address if left out.
     #[serde(default)]
     pub mac: Option<Mac>,
@@ -124,7 +152,7 @@ pub struct AttachResult {
     pub cni_version: String,
     /// The host veth (without sandbox), then the container's interface.
     pub interfaces: Vec<CniInterface>,
-    /// The container's address.
+    /// The container's addresses, one of each family that the network has.
     pub ips: Vec<CniIp>,
     /// Routes set in the container.
     pub routes: Vec<CniRoute>,
@@ -165,7 +193,7 @@ pub struct CniIp {
     /// Address and prefix length.
     pub address: IpNet,
     /// The gateway.
-    pub gateway: Ipv4Addr,
+    pub gateway: IpAddr,
 }
 
 /// A route of a CNI result.
@@ -174,7 +202,7 @@ pub struct CniRoute {
     /// Destination.
     pub dst: IpNet,
     /// Next hop.
-    pub gw: Ipv4Addr,
+    pub gw: IpAddr,
 }
 
 /// `POST /v1/networks/{network}/detach`: by namespace or by name.
@@ -227,6 +255,9 @@ pub struct EndpointView {
     pub vtep: Option<Ipv4Addr>,
     /// Its address with the subnet's prefix length.
     pub ip: Ipv4Net,
+    /// Its IPv6 address, if its network has IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Net>,
     /// Its hardware address.
     pub mac: Mac,
     /// Interface in the container.

@@ -1,11 +1,11 @@
 //! `overlay attach` and `overlay detach`.
 
-use std::{io, net::Ipv4Addr, path};
+use std::{io, net::IpAddr, path};
 
 use clap::Args;
 use overlay_common::mac::Mac;
 
-use super::{CliError, dry_run::DryRun, labels::Labels, output::Output};
+use super::{CliError, dry_run::DryRun, family, labels::Labels, output::Output};
 use crate::{
     api::{
         client::Client,
@@ -38,9 +38,9 @@ pub(super) struct Attach {
     /// Name of the interface in the container [default: the first free of eth0, eth1 …]
     #[arg(long)]
     ifname: Option<String>,
-    /// Address [default: the next free one]
-    #[arg(long)]
-    ip: Option<Ipv4Addr>,
+    /// Address; one of each family that the network has [default: the next free ones]
+    #[arg(long = "ip", value_name = "IP")]
+    ips: Vec<IpAddr>,
     /// Hardware address [default: 02:42 and the address]
     #[arg(long)]
     mac: Option<Mac>,
@@ -111,12 +111,19 @@ fn pid(text: &str) -> Result<NetnsRef, &'static str> {
 impl Attach {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
         let client = self.dry_run.of(client);
-        let (network, request) = self.request();
+        let (network, request) = self.request()?;
         out.json(&client.attach(&network, &request).await?)
     }
 
-    pub(super) fn request(self) -> (Name, AttachRequest) {
-        let Self { network, container, name, aliases, labels, ifname, ip, mac, publish, dry_run: _ } = self;
+    pub(super) fn request(self) -> Result<(Name, AttachRequest), CliError> {
+        let Self { network, container, name, aliases, labels, ifname, ips, mac, publish, dry_run: _ } = self;
+        let (mut ip, mut ipv6) = (None, None);
+        for given in ips {
+            match given {
+                IpAddr::V4(given) => family::once("--ip", &mut ip, given)?,
+                IpAddr::V6(given) => family::once("--ip", &mut ipv6, given)?,
+            }
+        }
         let netns = container.netns.or(container.pid).expect("clap demands one of the group");
         let labels = labels.into();
         let request = AttachRequest {
@@ -127,11 +134,12 @@ impl Attach {
             labels,
             ifname,
             ip,
+            ipv6,
             mac,
             publish,
             owner: None,
         };
-        (network, request)
+        Ok((network, request))
     }
 }
 

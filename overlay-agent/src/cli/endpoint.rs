@@ -121,6 +121,7 @@ fn detail(endpoint: &EndpointView, style: Style) -> String {
         field("network", &endpoint.network),
         field("node", &endpoint.node),
         field("IP", &endpoint.ip),
+        field("IPv6", &or_dash(endpoint.ipv6)),
         field("MAC", &endpoint.mac),
         field("interface", &endpoint.ifname),
         field("namespace", &endpoint.netns),

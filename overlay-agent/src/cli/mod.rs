@@ -10,6 +10,7 @@ mod drops;
 mod dry_run;
 mod endpoint;
 mod external;
+mod family;
 mod labels;
 mod map;
 mod network;
@@ -140,6 +141,16 @@ pub enum CliError {
     /// A rule that makes no sense.
     #[error(transparent)]
     Rule(#[from] PortsWithoutProtocol),
+    /// Two values where one of each family is meant.
+    #[error("{option} {first} and {second} are of one family: give one of each")]
+    SameFamily {
+        /// The option.
+        option: &'static str,
+        /// One value.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// The result cannot be printed.
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),
@@ -193,7 +204,7 @@ pub fn report(error: &CliError) -> ExitCode {
         eprintln!("overlay: {}", output::printable(&error.to_string()));
     }
     match error {
-        CliError::NotVerified(_) | CliError::Rule(_) => ExitCode::from(2),
+        CliError::NotVerified(_) | CliError::Rule(_) | CliError::SameFamily { .. } => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }
 }

@@ -1,15 +1,15 @@
 //! `overlay network`: create, ls, inspect, rm.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use clap::{Args, Subcommand};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use overlay_common::vni::Vni;
 
 use super::{
     CliError,
     dry_run::DryRun,
-    endpoint,
+    endpoint, family,
     labels::{self, Filter, Labels},
     output::{Output, Style, field, or_dash, yes_or_no},
     watch::Watch,
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{
         client::{Client, ClientError},
-        types::{CreateNetwork, ErrorCode, NetworkView},
+        types::{CreateIpv6, CreateNetwork, ErrorCode, NetworkView},
     },
     model::Name,
 };
@@ -28,7 +28,9 @@ pub(super) enum Command {
     #[command(after_help = "\
 Examples:
   overlay network create ov_net1
-  overlay network create backend --subnet 10.1.0.0/16 --vni 4096 --label team=db")]
+  overlay network create backend --subnet 10.1.0.0/16 --vni 4096 --label team=db
+  overlay network create dual --ipv6
+  overlay network create lab --subnet 10.2.0.0/16 --subnet fd00:2::/64")]
     Create(Create),
     /// List networks
     #[command(
@@ -76,12 +78,16 @@ Examples:
 pub(super) struct Create {
     /// Name of the network
     name: Name,
-    /// Addresses of its containers [default: the first free /24 from 10.0.0.0 upward]
-    #[arg(long, value_name = "CIDR")]
-    subnet: Option<Ipv4Net>,
-    /// The gateway [default: the subnet's first address]
-    #[arg(long, value_name = "IP")]
-    gateway: Option<Ipv4Addr>,
+    /// Addresses of its containers; with an IPv6 one besides, they have addresses of both families [default: the first free
+    /// /24 from 10.0.0.0 upward]
+    #[arg(long = "subnet", value_name = "CIDR")]
+    subnets: Vec<IpNet>,
+    /// IPv6 too, with a random unique local /64 if no subnet says otherwise
+    #[arg(long)]
+    ipv6: bool,
+    /// The gateway, one of each family [default: each subnet's first address]
+    #[arg(long = "gateway", value_name = "IP")]
+    gateways: Vec<IpAddr>,
     /// Part of the subnet to give addresses from [default: all of it]
     #[arg(long, value_name = "CIDR")]
     ip_range: Option<Ipv4Net>,
@@ -129,11 +135,40 @@ async fn prune(client: &Client, filters: &[Filter]) -> Result<Vec<NetworkView>, 
     Ok(pruned)
 }
 
-impl From<Create> for CreateNetwork {
-    fn from(create: Create) -> Self {
-        let Create { name, subnet, gateway, ip_range, vni, mtu, internal, multicast, labels, dry_run: _ } =
-            create;
-        Self { name, subnet, gateway, ip_range, vni, mtu, internal, multicast, labels: labels.into() }
+impl TryFrom<Create> for CreateNetwork {
+    type Error = CliError;
+
+    fn try_from(create: Create) -> Result<Self, CliError> {
+        let Create {
+            name,
+            subnets,
+            ipv6,
+            gateways,
+            ip_range,
+            vni,
+            mtu,
+            internal,
+            multicast,
+            labels,
+            dry_run: _,
+        } = create;
+        let labels = labels.into();
+        let (mut subnet, mut subnet6, mut gateway, mut gateway6) = (None, None, None, None);
+        for given in subnets {
+            match given {
+                IpNet::V4(net) => family::once("--subnet", &mut subnet, net)?,
+                IpNet::V6(net) => family::once("--subnet", &mut subnet6, net)?,
+            }
+        }
+        for given in gateways {
+            match given {
+                IpAddr::V4(ip) => family::once("--gateway", &mut gateway, ip)?,
+                IpAddr::V6(ip) => family::once("--gateway", &mut gateway6, ip)?,
+            }
+        }
+        let wants_ipv6 = ipv6 || subnet6.is_some() || gateway6.is_some();
+        let ipv6 = wants_ipv6.then_some(CreateIpv6 { subnet: subnet6, gateway: gateway6 });
+        Ok(Self { name, subnet, gateway, ip_range, ipv6, vni, mtu, internal, multicast, labels })
     }
 }
 
@@ -141,7 +176,8 @@ impl Command {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
         match self {
             Self::Create(create) => {
-                let network = create.dry_run.of(client).create_network(&create.into()).await?;
+                let client = create.dry_run.of(client);
+                let network = client.create_network(&create.try_into()?).await?;
                 out.print(&network, |style| table(std::slice::from_ref(&network), style))
             }
             Self::Ls { filters, watch } => {
@@ -189,6 +225,8 @@ pub(super) fn detail(network: &NetworkView, style: Style) -> String {
         field("subnet", &network.subnet),
         field("gateway", &network.gateway),
         field("IP range", &or_dash(network.ip_range)),
+        field("IPv6 subnet", &or_dash(network.ipv6_subnet)),
+        field("IPv6 gateway", &or_dash(network.ipv6_gateway)),
         field("MTU", &network.mtu),
         field("internal", &yes_or_no(network.internal)),
         field("multicast", &yes_or_no(network.multicast)),

@@ -30,7 +30,7 @@ fn command(line: &str) -> Command {
 
 fn attach_request(line: &str) -> (String, AttachRequest) {
     let Command::Attach(attach) = command(line) else { panic!("{line}") };
-    let (network, request) = attach.request();
+    let (network, request) = attach.request().unwrap();
     (network.into(), request)
 }
 
@@ -74,7 +74,7 @@ fn network_create_takes_everything_over() {
     let line = "network create net1 --subnet 10.1.0.0/16 --gateway 10.1.0.9 --ip-range 10.1.2.0/24 --vni 300 \
                 --mtu 1400 --internal --multicast --label a=1 --label b=x=y --label c=";
     let Command::Network(network::Command::Create(create)) = command(line) else { panic!("{line}") };
-    let request = serde_json::to_value(CreateNetwork::from(create)).unwrap();
+    let request = serde_json::to_value(CreateNetwork::try_from(create).unwrap()).unwrap();
     let expected = json!({
         "name": "net1", "subnet": "10.1.0.0/16", "gateway": "10.1.0.9", "ip_range": "10.1.2.0/24", "vni": 300,
         "mtu": 1400, "internal": true, "multicast": true, "labels": {"a": "1", "b": "x=y", "c": ""},
@@ -85,12 +85,35 @@ fn network_create_takes_everything_over() {
 #[test]
 fn network_create_leaves_out_what_was_not_said() {
     let Command::Network(network::Command::Create(create)) = command("network create net1") else { panic!() };
-    let request = serde_json::to_value(CreateNetwork::from(create)).unwrap();
+    let request = serde_json::to_value(CreateNetwork::try_from(create).unwrap()).unwrap();
     let expected = json!({
         "name": "net1", "subnet": null, "gateway": null, "ip_range": null, "vni": null, "mtu": null,
         "internal": false, "labels": {},
     });
     assert_eq!(request, expected);
+}
+
+#[rstest]
+#[case("", json!(null))]
+#[case("--ipv6", json!({"subnet": null, "gateway": null}))]
+#[case("--subnet fd00::/64", json!({"subnet": "fd00::/64", "gateway": null}))]
+#[case("--subnet fd00::/64 --gateway fd00::9 --gateway 10.1.0.9", json!({"subnet": "fd00::/64", "gateway": "fd00::9"}))]
+fn network_create_takes_ipv6_from_any_option(#[case] options: &str, #[case] expected: serde_json::Value) {
+    let line = format!("network create net1 --subnet 10.1.0.0/16 {options}");
+    let Command::Network(network::Command::Create(create)) = command(&line) else { panic!("{line}") };
+    let request = CreateNetwork::try_from(create).unwrap();
+    assert_eq!(request.subnet, Some("10.1.0.0/16".parse().unwrap()));
+    assert_eq!(serde_json::to_value(request.ipv6).unwrap(), expected);
+}
+
+#[test]
+fn two_values_of_one_family_are_refused() {
+    let line = "network create net1 --subnet 10.1.0.0/16 --subnet 10.2.0.0/16";
+    let Command::Network(network::Command::Create(create)) = command(line) else { panic!("{line}") };
+    let error = CreateNetwork::try_from(create).unwrap_err().to_string();
+    assert_eq!(error, "--subnet 10.1.0.0/16 and 10.2.0.0/16 are of one family: give one of each");
+    let (_, request) = attach_request("attach net1 --netns a --ip fd00::9 --ip 10.0.0.9");
+    assert_eq!(request.ip.zip(request.ipv6), Some(([10, 0, 0, 9].into(), "fd00::9".parse().unwrap())));
 }
 
 #[test]
@@ -234,6 +257,7 @@ fn endpoint(name: &str) -> EndpointView {
         node: "host1".parse().unwrap(),
         vtep: None,
         ip: "10.0.0.2/24".parse().unwrap(),
+        ipv6: None,
         mac: "02:42:0a:00:00:02".parse().unwrap(),
         ifname: "eth0".into(),
         netns: "/run/netns/bbox1".into(),
@@ -252,6 +276,8 @@ fn network() -> NetworkView {
         subnet: "10.0.0.0/24".parse().unwrap(),
         gateway: Ipv4Addr::new(10, 0, 0, 1),
         ip_range: None,
+        ipv6_subnet: None,
+        ipv6_gateway: None,
         mtu: 1450,
         internal: false,
         multicast: false,
@@ -304,16 +330,18 @@ const POLICY_HEADER: &str = "FROM  TO  ACTION  TRAFFIC  FROM LABELS  TO LABELS  
 fn a_network_is_shown_with_its_endpoints_and_without_terminal_commands() {
     let expected = lines(
         r"
-        |name:      ov_net1
-        |VNI:       256
-        |subnet:    10.0.0.0/24
-        |gateway:   10.0.0.1
-        |IP range:  -
-        |MTU:       1450
-        |internal:  no
-        |multicast: no
-        |scope:     global
-        |labels:    team=db, x=\u{1b}[2J\n
+        |name:         ov_net1
+        |VNI:          256
+        |subnet:       10.0.0.0/24
+        |gateway:      10.0.0.1
+        |IP range:     -
+        |IPv6 subnet:  -
+        |IPv6 gateway: -
+        |MTU:          1450
+        |internal:     no
+        |multicast:    no
+        |scope:        global
+        |labels:       team=db, x=\u{1b}[2J\n
         |
         |NAME   NETWORK  NODE   IP           MAC                IFNAME  ID
         |bbox1  ov_net1  host1  10.0.0.2/24  02:42:0a:00:00:02  eth0    00112233445566ff",
@@ -340,6 +368,7 @@ fn an_endpoint_of_this_host_is_shown_with_its_counters() {
         |network:        ov_net1
         |node:           host1
         |IP:             10.0.0.2/24
+        |IPv6:           -
         |MAC:            02:42:0a:00:00:02
         |interface:      eth0
         |namespace:      /run/netns/bbox1

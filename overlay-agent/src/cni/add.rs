@@ -54,6 +54,7 @@ pub async fn add(client: &Client, environment: &Environment, config: &Config) ->
 fn request(netns: NetnsRef, attachment: &DetachOwned, args: &Args, wishes: Wishes) -> AttachRequest {
     let (name, aliases) = engine::names(&attachment.owner.id, args.pod.as_deref(), wishes.aliases);
     AttachRequest {
+        ipv6: None,
         netns,
         name,
         // Another host may run a container of the same name, as with any engine.

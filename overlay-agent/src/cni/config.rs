@@ -183,6 +183,7 @@ impl Config {
         let internal: Option<bool> = self.field("internal")?;
         Ok(Wishes {
             network: CreateNetwork {
+                ipv6: None,
                 name: self.network()?,
                 subnet: self.field("subnet")?,
                 gateway: self.field("gateway")?,

@@ -1,9 +1,10 @@
 //! Map contents for people: each entry one JSON object, addresses in their usual form.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use overlay_common::{
     abi::{capacity, map},
+    addr::{Addr, MAPPED_BITS},
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
@@ -50,13 +51,13 @@ pub const MAPS: [Description; 21] = [
     ),
     describe(map::ENDPOINTS, capacity::ENDPOINTS, "host veth → VNI, addresses of the container behind it"),
     describe(map::FDB, capacity::FDB, "VNI, MAC → host veth or VTEP"),
-    describe(map::NEIGH, capacity::NEIGH, "VNI, IPv4 → MAC"),
+    describe(map::NEIGH, capacity::NEIGH, "VNI, address → MAC"),
     describe(map::POLICY, capacity::POLICY, "source VNI, destination VNI → allow, or ask the rules"),
     describe(map::RULES, capacity::RULES, "source VNI, destination VNI → rules by slot"),
     describe(
         map::RULE_BITS,
         capacity::RULE_BITS,
-        "VNI, other VNI, IPv4 → slots of rules whose labels it has",
+        "VNI, other VNI, address → slots of rules whose labels it has",
     ),
     describe(map::ROUTES, capacity::ROUTES, "sender's VNI (0: any), subnet → VNI"),
     describe(
@@ -170,7 +171,7 @@ pub(crate) fn config(c: &Config) -> Value {
 /// An entry of map `networks`.
 pub(crate) fn network(vni: &u32, n: &Network) -> Value {
     json!({ "vni": vni, "gateway_ipv4": ip(n.gateway_ipv4), "gateway_mac": mac(n.gateway_mac),
-        "mtu": n.mtu, "flags": n.flags })
+        "mtu": n.mtu, "flags": n.flags, "gateway_ipv6": n.has_ipv6().then(|| addr(Addr::v6(n.gateway_ipv6))) })
 }
 
 /// An entry of map `vteps`.
@@ -188,7 +189,8 @@ pub(crate) fn vtep_member(key: &VtepMemberKey, kind: &u32) -> Value {
 
 /// An entry of map `endpoints`.
 pub(crate) fn endpoint(ifindex: &u32, e: &Endpoint) -> Value {
-    json!({ "ifindex": ifindex, "vni": e.vni, "ipv4": ip(e.ipv4), "mac": mac(e.mac) })
+    json!({ "ifindex": ifindex, "vni": e.vni, "ipv4": ip(e.ipv4), "mac": mac(e.mac),
+        "ipv6": e.has_ipv6().then(|| addr(Addr::v6(e.ipv6))) })
 }
 
 /// An entry of map `fdb`.
@@ -199,7 +201,7 @@ pub(crate) fn fdb(key: &FdbKey, entry: &FdbEntry) -> Value {
 
 /// An entry of map `neigh`.
 pub(crate) fn neigh(key: &NeighKey, entry: &Neigh) -> Value {
-    json!({ "vni": key.vni, "ipv4": ip(key.ipv4), "mac": mac(entry.mac) })
+    json!({ "vni": key.vni, "ip": addr(key.addr), "mac": mac(entry.mac) })
 }
 
 /// An entry of map `flood`.
@@ -235,7 +237,7 @@ pub(crate) fn rules(key: &PolicyKey, set: &RuleSet) -> Value {
 /// An entry of map `rule_bits`.
 pub(crate) fn rule_bits(key: &RuleBitsKey, bits: &RuleBits) -> Value {
     let slots = |bits: u32| (0..u32::BITS).filter(|slot| bits & (1 << slot) != 0).collect::<Vec<_>>();
-    json!({ "vni": key.vni, "peer_vni": key.peer_vni, "ipv4": ip(key.ipv4), "src_slots": slots(bits.src),
+    json!({ "vni": key.vni, "peer_vni": key.peer_vni, "ip": addr(key.addr), "src_slots": slots(bits.src),
         "dst_slots": slots(bits.dst) })
 }
 
@@ -254,7 +256,7 @@ fn rule_count(key: &RuleKey, count: &RuleCount) -> Value {
 fn flow(key: &FlowKey, flow: &Flow) -> Value {
     let what = if key.kind == FlowKey::FRAGMENTS { "fragments" } else { "flow" };
     json!({ "what": what, "src_vni": key.src_vni, "dst_vni": key.dst_vni, "protocol": key.protocol,
-        "src": ip(key.src), "src_port": u16::from_be(key.src_port_be), "dst": ip(key.dst),
+        "src": addr(key.src), "src_port": u16::from_be(key.src_port_be), "dst": addr(key.dst),
         "dst_port": u16::from_be(key.dst_port_be), "seen_ns": flow.seen_ns, "closing": flow.closing != 0 })
 }
 
@@ -274,8 +276,10 @@ pub(crate) fn host_addr(ifindex: &u32, addr: &HostAddr) -> Value {
 
 /// An entry of map `routes`.
 pub(crate) fn route(target: &RouteTarget, vni: &u32) -> Value {
+    let net = addr(target.key.addr);
+    let before = if net.is_ipv4() { MAPPED_BITS } else { 0 };
     json!({ "scope_vni": u32::from_be(target.key.scope_vni_be),
-        "subnet": format!("{}/{}", ip(target.key.ipv4), target.prefix_len), "vni": vni })
+        "subnet": format!("{net}/{}", target.prefix_len.saturating_sub(before)), "vni": vni })
 }
 
 fn rows<K, V>(table: &std::collections::BTreeMap<K, V>, to_json: impl Fn(&K, &V) -> Value) -> Vec<Row> {
@@ -287,6 +291,10 @@ fn row(value: Value) -> Row {
         Value::Object(fields) => fields,
         other => Row::from_iter([("value".to_owned(), other)]),
     }
+}
+
+fn addr(addr: Addr) -> IpAddr {
+    addr.into()
 }
 
 fn ip(bytes: [u8; 4]) -> Ipv4Addr {

@@ -7,18 +7,18 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::MapData,
+    maps::{MapData, ProgramArray},
     programs::{ProgramError, SchedClassifier, Xdp},
     util::KernelVersion,
 };
 use aya_log::Level;
-use overlay_common::abi::{map, program};
+use overlay_common::abi::{map, program, tail_call};
 
 use super::{DatapathError, bpffs::gone_is_success};
 use crate::{config::BpfLog, paths::Paths};
 
 /// Maps that are pinned: all but the log's, whose reader ends with the agent.
-pub const PINNED_MAPS: [&str; 21] = [
+pub const PINNED_MAPS: [&str; 22] = [
     map::CONFIG,
     map::ENDPOINTS,
     map::FDB,
@@ -36,6 +36,7 @@ pub const PINNED_MAPS: [&str; 21] = [
     map::RESOLVER_TURNS,
     map::FLOOD,
     map::FLOOD_TURNS,
+    map::TAIL_CALLS,
     map::ENDPOINT_STATS,
     map::DROPS,
     map::RULE_STATS,
@@ -43,11 +44,17 @@ pub const PINNED_MAPS: [&str; 21] = [
 ];
 
 /// The programs for socket buffers.
-const CLASSIFIERS: [&str; 4] =
-    [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL, program::FROM_HOST];
-/// All programs.
-const PROGRAMS: [&str; 5] = [
+const CLASSIFIERS: [&str; 5] = [
     program::FROM_ENDPOINT,
+    program::FROM_ENDPOINT6,
+    program::FROM_UNDERLAY,
+    program::FROM_TUNNEL,
+    program::FROM_HOST,
+];
+/// All programs.
+const PROGRAMS: [&str; 6] = [
+    program::FROM_ENDPOINT,
+    program::FROM_ENDPOINT6,
     program::FROM_UNDERLAY,
     program::FROM_TUNNEL,
     program::FROM_HOST,
@@ -68,6 +75,7 @@ pub(super) fn load(paths: &Paths, object: &Path, log: BpfLog) -> Result<Ebpf, Da
         .load_file(object)
         .map_err(|e| DatapathError::Load { path: object.to_owned(), source: Box::new(e) })?;
     load_programs(&mut ebpf, paths)?;
+    set_tail_calls(&mut ebpf)?;
     for name in PROGRAMS {
         unpin(&paths.programs().join(name))?;
     }
@@ -174,6 +182,22 @@ fn load_programs(ebpf: &mut Ebpf, paths: &Paths) -> Result<(), DatapathError> {
         classifier(ebpf, name)?.load().map_err(|e| program_error(name, &e, paths))?;
     }
     xdp(ebpf)?.load().map_err(|e| program_error(program::XDP_UNDERLAY, &e, paths))
+}
+
+/// Puts the programs in their places that others go on in. Programs of an earlier agent that uses the same maps go on in
+/// these too, from now on.
+fn set_tail_calls(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let name = map::TAIL_CALLS;
+    let target = classifier(ebpf, program::FROM_ENDPOINT6)?.fd().and_then(|fd| Ok(fd.try_clone()?));
+    let fail = |source| DatapathError::Map { operation: "write", map: name, source };
+    let target = target.map_err(|e| DatapathError::Program {
+        program: program::FROM_ENDPOINT6.to_owned(),
+        reason: e.to_string(),
+        log: PathBuf::new(),
+    })?;
+    let map = ebpf.map_mut(name).ok_or(DatapathError::Missing(name))?;
+    let mut calls = ProgramArray::try_from(map).map_err(fail)?;
+    calls.set(tail_call::FROM_ENDPOINT6, &target, 0).map_err(fail)
 }
 
 /// A verifier log has thousands of lines: all of it goes to a file, its end into the error.

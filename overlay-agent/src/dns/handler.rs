@@ -1,7 +1,7 @@
 //! From a query to its answer.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex},
 };
 
@@ -206,23 +206,26 @@ impl Response {
     }
 }
 
-/// The address in a name such as `2.0.0.10.in-addr.arpa`, if it is a whole one.
-fn address_asked_for(name: &Name) -> Option<Ipv4Addr> {
-    match name.parse_arpa_name().ok()? {
-        IpNet::V4(net) if net.prefix_len() == 32 => Some(net.addr()),
-        _ => None,
-    }
+/// The address in a name such as `2.0.0.10.in-addr.arpa`, or the longer kind below `ip6.arpa`, if it is a whole one.
+fn address_asked_for(name: &Name) -> Option<IpAddr> {
+    let net: IpNet = name.parse_arpa_name().ok()?;
+    (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
 
-/// Shuffled, so that clients that take the first spread over all. There are only IPv4 addresses: asked for
-/// another kind, the name exists and has nothing of it.
-fn address_records(query: &Query, mut addresses: Vec<Ipv4Addr>) -> Vec<Record> {
-    if !matches!(query.query_type(), RecordType::A | RecordType::ANY) {
-        return Vec::new();
-    }
+/// Shuffled, so that clients that take the first spread over all. Asked for a kind of address that its containers do not
+/// have, the name exists and has nothing of it.
+fn address_records(query: &Query, mut addresses: Vec<IpAddr>) -> Vec<Record> {
+    addresses.retain(|address| match query.query_type() {
+        RecordType::A => address.is_ipv4(),
+        RecordType::AAAA => address.is_ipv6(),
+        kind => kind == RecordType::ANY,
+    });
     addresses.shuffle(&mut rand::rng());
-    let name = query.name();
-    addresses.into_iter().map(|ip| Record::from_rdata(name.clone(), TTL, RData::A(ip.into()))).collect()
+    let data = |address| match address {
+        IpAddr::V4(ip) => RData::A(ip.into()),
+        IpAddr::V6(ip) => RData::AAAA(ip.into()),
+    };
+    addresses.into_iter().map(|ip| Record::from_rdata(query.name().clone(), TTL, data(ip))).collect()
 }
 
 fn name_record(query: &Query, name: &str) -> Answer {

@@ -1,6 +1,6 @@
 //! What a name means to a container.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::directory::Directory;
 use crate::{
@@ -31,7 +31,7 @@ pub struct View<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning {
     /// Containers, by their addresses.
-    Containers(Vec<Ipv4Addr>),
+    Containers(Vec<IpAddr>),
     /// The name of the container that has the address, with its network's.
     Name(String),
     /// Nothing: the name would be in a network that the asker sees, or it has no way to ask others.
@@ -60,7 +60,7 @@ impl<'a> View<'a> {
         let with_network: Vec<_> = with_network.collect();
         let alone = self.networks.iter().map(|network| (network, name.as_str()));
         let asked = alone.chain(with_network.iter().copied());
-        let mut found: Vec<Ipv4Addr> = asked.flat_map(|(network, name)| self.find(network, name)).collect();
+        let mut found: Vec<IpAddr> = asked.flat_map(|(network, name)| self.find(network, name)).collect();
         found.sort_unstable();
         found.dedup();
         if !found.is_empty() {
@@ -74,8 +74,8 @@ impl<'a> View<'a> {
 
     /// Who has an address.
     #[must_use]
-    pub fn owner(&self, address: Ipv4Addr) -> Meaning {
-        let ours: Vec<_> = self.networks.iter().filter(|n| n.subnet.contains(&address)).collect();
+    pub fn owner(&self, address: IpAddr) -> Meaning {
+        let ours: Vec<_> = self.networks.iter().filter(|n| has(n, address)).collect();
         let mut owners = ours.iter().filter_map(|network| {
             let owner = self.holder(network, address)?;
             Some(Meaning::Name(format!("{}.{}", owner.name, network.name)))
@@ -95,16 +95,16 @@ impl<'a> View<'a> {
         }
     }
 
-    fn find(&self, network: &Network, name: &str) -> Vec<Ipv4Addr> {
+    fn find(&self, network: &Network, name: &str) -> Vec<IpAddr> {
         let ids = self.known.directory.find(&network.name, name);
-        ids.filter_map(|id| self.endpoint(id)).map(|endpoint| endpoint.ipv4).collect()
+        ids.filter_map(|id| self.endpoint(id)).flat_map(Endpoint::addresses).collect()
     }
 
     /// By the claim on the address: one look-up.
-    fn holder(&self, network: &Network, address: Ipv4Addr) -> Option<&'a Endpoint> {
-        let claim = self.known.cluster.addresses.get(&network.name)?.get(&address)?;
+    fn holder(&self, network: &Network, address: IpAddr) -> Option<&'a Endpoint> {
+        let claim = self.known.cluster.address_claim(&network.name, address)?;
         let Address::Held { endpoint } = &claim.record else { return None };
-        self.endpoint(endpoint).filter(|holder| holder.ipv4 == address)
+        self.endpoint(endpoint).filter(|holder| holder.addresses().any(|own| own == address))
     }
 
     /// An endpoint that packets reach: those of withdrawn nodes have no names either.
@@ -116,6 +116,14 @@ impl<'a> View<'a> {
             || endpoint.node == *here
             || node().is_some_and(|node| is_reachable(cluster, &node.record, down));
         is_there.then_some(endpoint)
+    }
+}
+
+/// Whether an address is one of a network.
+fn has(network: &Network, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(ip) => network.subnet.contains(&ip),
+        IpAddr::V6(ip) => network.ipv6.is_some_and(|ipv6| ipv6.subnet.contains(&ip)),
     }
 }
 
@@ -198,7 +206,7 @@ mod tests {
     }
 
     fn containers(last: &[[u8; 2]]) -> Meaning {
-        Meaning::Containers(last.iter().map(|[net, host]| Ipv4Addr::new(10, 0, *net, *host)).collect())
+        Meaning::Containers(last.iter().map(|[net, host]| IpAddr::from([10, 0, *net, *host])).collect())
     }
 
     #[rstest]
@@ -249,7 +257,7 @@ mod tests {
         #[case] address: [u8; 4],
         #[case] meaning: Meaning,
     ) {
-        assert_eq!(seen_by("web", &[], |view| view.owner(address.into())), meaning);
+        assert_eq!(seen_by("web", &[], |view| view.owner(IpAddr::from(address))), meaning);
     }
 
     #[test]
@@ -257,7 +265,10 @@ mod tests {
         let down = |name: &str| seen_by("web", &["host2"], |view| view.meaning(name));
         assert_eq!(down("far.blue"), Meaning::Nothing);
         assert_eq!(down("front"), containers(&[[0, 2], [0, 3]]));
-        assert_eq!(seen_by("web", &["host2"], |view| view.owner([10, 0, 0, 4].into())), Meaning::Nothing);
+        assert_eq!(
+            seen_by("web", &["host2"], |view| view.owner(IpAddr::from([10, 0, 0, 4]))),
+            Meaning::Nothing
+        );
     }
 
     #[test]

@@ -108,6 +108,7 @@ fn wanted(driver: &Driver, id: &ForeignId, options: &Options, pool: &Pool) -> An
             subnet: Some(subnet),
             gateway,
             ip_range: pending.as_ref().and_then(|pool| pool.ip_range),
+            ipv6: None,
             vni: options.vni,
             mtu: options.mtu,
             internal: options.internal,

@@ -82,6 +82,8 @@ mod tests {
 
     fn network(subnet: &str) -> NetworkView {
         NetworkView {
+            ipv6_subnet: None,
+            ipv6_gateway: None,
             name: "net".parse().unwrap(),
             vni: Vni::new(256).unwrap(),
             subnet: subnet.parse().unwrap(),

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Bound,
 };
 
@@ -44,8 +44,10 @@ pub struct Cluster {
     pub endpoints: BTreeMap<EndpointId, Versioned<Endpoint>>,
     /// What is kept of collected endpoints, by node and identity.
     pub collected: BTreeMap<(Name, EndpointId), Versioned<Endpoint>>,
-    /// Claims on addresses, by network.
+    /// Claims on IPv4 addresses, by network.
     pub addresses: BTreeMap<Name, BTreeMap<Ipv4Addr, Versioned<Address>>>,
+    /// Claims on IPv6 addresses, by network.
+    pub addresses_ipv6: BTreeMap<Name, BTreeMap<Ipv6Addr, Versioned<Address>>>,
     /// Claims on endpoint names, by network and name.
     pub endpoint_names: BTreeMap<(Name, Name), Revision>,
     /// Policies by direction (from, to).
@@ -100,6 +102,15 @@ impl Cluster {
     /// The members without an agent, in all networks.
     pub fn externals(&self) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.values().map(|e| &e.record).filter(|e| e.is_external())
+    }
+
+    /// The claim on an address of a network.
+    #[must_use]
+    pub fn address_claim(&self, network: &Name, ip: IpAddr) -> Option<&Versioned<Address>> {
+        match ip {
+            IpAddr::V4(ip) => self.addresses.get(network)?.get(&ip),
+            IpAddr::V6(ip) => self.addresses_ipv6.get(network)?.get(&ip),
+        }
     }
 
     /// The endpoints of a node, in all networks.
@@ -176,8 +187,11 @@ impl Cluster {
             }
             Key::EndpointName(network, name) => drop(self.endpoint_names.insert((network, name), revision)),
             Key::Address(network, ip) => {
-                let record: Address = parse(entry)?;
-                self.addresses.entry(network).or_default().insert(ip, Versioned { record, revision });
+                let claim = Versioned { record: parse(entry)?, revision };
+                match ip {
+                    IpAddr::V4(ip) => drop(self.addresses.entry(network).or_default().insert(ip, claim)),
+                    IpAddr::V6(ip) => drop(self.addresses_ipv6.entry(network).or_default().insert(ip, claim)),
+                }
             }
             Key::Policy(from, to) => drop(self.policies.insert((from, to), parse(entry)?)),
             Key::Rule(from, to, id) => {
@@ -207,24 +221,10 @@ impl Cluster {
             }
             Key::Collected(node, id) => drop(self.collected.remove(&(node, id))),
             Key::EndpointName(network, name) => drop(self.endpoint_names.remove(&(network, name))),
-            Key::Address(network, ip) => {
-                if let Some(claims) = self.addresses.get_mut(&network) {
-                    claims.remove(&ip);
-                    if claims.is_empty() {
-                        self.addresses.remove(&network);
-                    }
-                }
-            }
+            Key::Address(network, IpAddr::V4(ip)) => remove_below(&mut self.addresses, &network, &ip),
+            Key::Address(network, IpAddr::V6(ip)) => remove_below(&mut self.addresses_ipv6, &network, &ip),
             Key::Policy(from, to) => drop(self.policies.remove(&(from, to))),
-            Key::Rule(from, to, id) => {
-                let direction = (from, to);
-                if let Some(rules) = self.rules.get_mut(&direction) {
-                    rules.remove(&id);
-                    if rules.is_empty() {
-                        self.rules.remove(&direction);
-                    }
-                }
-            }
+            Key::Rule(from, to, id) => remove_below(&mut self.rules, &(from, to), &id),
             Key::Import => {}
         }
     }
@@ -232,6 +232,16 @@ impl Cluster {
     fn quarantine(&mut self, key: &str, reason: &str) {
         tracing::warn!(key, reason, "store value quarantined");
         self.quarantined.insert(key.to_owned(), reason.to_owned());
+    }
+}
+
+/// Removes an entry, and what it was the last one of.
+fn remove_below<K: Ord, I: Ord, V>(maps: &mut BTreeMap<K, BTreeMap<I, V>>, key: &K, inner: &I) {
+    if let Some(map) = maps.get_mut(key) {
+        map.remove(inner);
+        if map.is_empty() {
+            maps.remove(key);
+        }
     }
 }
 
@@ -284,6 +294,7 @@ mod tests {
             ("overlay/v1/addresses/blue/10.0.0.2", json!({"state": "held", "endpoint": "00112233445566ff"})),
             ("overlay/v1/addresses/blue/10.0.0.3", json!({"state": "released"})),
             ("overlay/v1/addresses/red/10.0.0.2", json!({"state": "released"})),
+            ("overlay/v1/addresses/red/fd00::2", json!({"state": "released"})),
             ("overlay/v1/policies/blue/red", json!({"action": "allow"})),
             ("overlay/v1/rules/blue/red/0a1b2c3d", json!({"proto": "tcp", "ports": "80", "slot": 0})),
             ("overlay/v1/rules/blue/red/0a1b2c3e", json!({"proto": "icmp", "slot": 1})),
@@ -318,6 +329,7 @@ mod tests {
         assert_eq!((cluster.nodes.len(), cluster.alive.len()), (1, 1));
         assert_eq!((cluster.endpoints.len(), cluster.endpoint_names.len()), (2, 1));
         assert_eq!(cluster.addresses.values().map(BTreeMap::len).sum::<usize>(), 3);
+        assert_eq!(cluster.addresses_ipv6.values().map(BTreeMap::len).sum::<usize>(), 1);
         assert_eq!((cluster.collected.len(), cluster.policies.len()), (1, 1));
         assert_eq!(cluster.rules.values().map(BTreeMap::len).collect::<Vec<_>>(), [2]);
     }

@@ -10,14 +10,14 @@
 //! overlay/v1/endpoints/<network>/<id>        Endpoint
 //! overlay/v1/collected/<node>/<id>           Endpoint that was collected, for its node should it return
 //! overlay/v1/names/<network>/<endpoint>      id of the endpoint that claimed the name
-//! overlay/v1/addresses/<network>/<ipv4>      Address
+//! overlay/v1/addresses/<network>/<ip>        Address
 //! overlay/v1/macs/<network>/<mac>            id of the endpoint that claimed it
 //! overlay/v1/policies/<from>/<to>            Policy
 //! overlay/v1/rules/<from>/<to>/<id>          Rule
 //! overlay/v1/import                          only while another store's state is being imported
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ipnet::Ipv4Net;
 use overlay_common::{mac::Mac, vni::Vni};
@@ -49,7 +49,7 @@ pub enum Key {
     /// The claim on an endpoint name.
     EndpointName(Name, Name),
     /// The claim on an address.
-    Address(Name, Ipv4Addr),
+    Address(Name, IpAddr),
     /// The claim on a hardware address.
     Mac(Name, Mac),
     /// A policy, from one network to another.
@@ -132,6 +132,7 @@ mod tests {
     #[case("overlay/v1/collected/host1/00112233445566ff")]
     #[case("overlay/v1/names/ov_net1/bbox1")]
     #[case("overlay/v1/addresses/ov_net1/10.0.0.2")]
+    #[case("overlay/v1/addresses/ov_net1/fd00::2")]
     #[case("overlay/v1/macs/ov_net1/02:42:0a:00:00:02")]
     #[case("overlay/v1/policies/ov_net1/ov_net2")]
     #[case("overlay/v1/rules/ov_net1/ov_net2/0a1b2c3d")]
@@ -155,6 +156,7 @@ mod tests {
     #[case("overlay/v1/vnis/0256")]
     #[case("overlay/v1/vnis/+256")]
     #[case("overlay/v1/subnets/10.0.0.9_24")]
+    #[case("overlay/v1/addresses/ov_net1/fd00:0::2")]
     fn anything_else_is_no_key(#[case] text: &str) {
         assert_eq!(text.parse::<Key>(), Err(InvalidKey));
     }

@@ -30,8 +30,8 @@ pub use name::{InvalidName, Name};
 pub use owner::{ForeignId, FrontEnd, InvalidForeignId, Owner};
 pub use publication::{InvalidPublication, Protocol, Publication};
 pub use records::{
-    Address, ClusterRecord, Endpoint, EndpointId, EngineNetwork, Life, Network, NetworkState, Node,
-    NodeAlive, Policy,
+    Address, ClusterRecord, Endpoint, EndpointId, EngineNetwork, Life, Network, NetworkIpv6, NetworkState,
+    Node, NodeAlive, Policy,
 };
 pub use rule::{Allowance, Labels, Ports, Rule, RuleId, RuleProtocol, Slot, Traffic};
 pub use standing::Standing;

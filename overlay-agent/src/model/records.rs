@@ -4,12 +4,12 @@ use std::{
     borrow::Borrow,
     collections::BTreeMap,
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use overlay_common::{abi, mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +61,9 @@ pub struct Network {
     /// Part of the subnet from which addresses are given; the whole subnet if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_range: Option<Ipv4Net>,
+    /// Its IPv6 part, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<NetworkIpv6>,
     /// Largest IP packet in bytes; if absent, what each host's underlay leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
@@ -84,7 +87,22 @@ pub struct Network {
     pub made_by_engine: bool,
 }
 
+/// The IPv6 addresses of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkIpv6 {
+    /// The addresses of its containers. May overlap with another network's.
+    pub subnet: Ipv6Net,
+    /// The gateway's address, in the subnet.
+    pub gateway: Ipv6Addr,
+}
+
 impl Network {
+    /// Its subnets of both families.
+    pub fn subnets(&self) -> impl Iterator<Item = IpNet> + use<> {
+        let ipv6 = self.ipv6.map(|ipv6| IpNet::V6(ipv6.subnet));
+        [Some(IpNet::V4(self.subnet)), ipv6].into_iter().flatten()
+    }
+
     /// The gateway's hardware address, the same on every host.
     #[must_use]
     pub fn gateway_mac(&self) -> Mac {
@@ -201,6 +219,9 @@ pub struct Endpoint {
     pub vtep: Option<Ipv4Addr>,
     /// Its address.
     pub ipv4: Ipv4Addr,
+    /// Its IPv6 address, if its network has IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
     /// Its hardware address.
     pub mac: Mac,
     /// Name of the interface in the container.
@@ -221,6 +242,11 @@ impl Endpoint {
     pub fn is_external(&self) -> bool {
         self.vtep.is_some()
     }
+
+    /// Its addresses of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(IpAddr::V4(self.ipv4)), self.ipv6.map(IpAddr::V6)].into_iter().flatten()
+    }
 }
 
 #[cfg(test)]
@@ -237,6 +263,7 @@ impl Endpoint {
             node,
             vtep: None,
             ipv4,
+            ipv6: None,
             mac,
             ifname,
             netns,

@@ -168,6 +168,7 @@ impl Exec {
         let (name, aliases) =
             engine::names(&owner.id, Some(&self.container_name), self.network_options.aliases()?);
         Ok(AttachRequest {
+            ipv6: None,
             netns,
             name,
             name_may_be_taken: true,

@@ -142,6 +142,7 @@ impl Options {
         }
         let (subnet, gateway, ip_range) = addresses(network.subnets.as_deref().unwrap_or_default())?;
         let network = CreateNetwork {
+            ipv6: None,
             name: parsed("network", &name)?,
             subnet,
             gateway,

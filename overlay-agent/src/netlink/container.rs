@@ -1,8 +1,11 @@
 //! What is done inside a container's network namespace.
 
-use std::{fs, io, net::Ipv4Addr};
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rtnetlink::LinkUnspec;
 
 use super::{Link, Netlink, NetlinkError, Route, check_ifname, request::within};
@@ -19,19 +22,28 @@ pub struct ContainerConfig {
     pub address: Ipv4Net,
     /// Where to send what is for no network of the container's; nowhere if absent.
     pub default_gateway: Option<Ipv4Addr>,
-    /// Whether the interface does without IPv6 altogether.
-    pub disable_ipv6: bool,
+    /// Its IPv6 side; without one the interface does without IPv6 altogether.
+    pub ipv6: Option<ContainerIpv6>,
     /// Its MTU in bytes.
     pub mtu: u16,
+}
+
+/// How the IPv6 side of a container's interface is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContainerIpv6 {
+    /// Its address and the length of its subnet's prefix.
+    pub address: Ipv6Net,
+    /// Where to send what is for no network of the container's.
+    pub default_gateway: Ipv6Addr,
 }
 
 /// A route in a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContainerRoute {
     /// Destination.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// Next hop.
-    pub gateway: Ipv4Addr,
+    pub gateway: IpAddr,
 }
 
 /// Configures an interface in a container's namespace and brings it and `lo` up. Returns the routes that
@@ -48,17 +60,22 @@ pub async fn configure(
         // The name becomes part of a path.
         check_ifname(&config.ifname)?;
         let link = netlink.existing_link(&config.ifname).await?;
-        if config.disable_ipv6 {
-            disable_ipv6(&config.ifname)?;
-        }
+        set_ipv6(&config.ifname, config.ipv6.is_some())?;
         let loopback = netlink.existing_link(LOOPBACK).await?;
         netlink.set_up(loopback.ifindex).await?;
         netlink.add_ipv4_address(link.ifindex, config.address).await?;
-        start(&netlink, &link, config.mtu).await?;
-        match config.default_gateway {
-            Some(gateway) => add_default_route(&netlink, link.ifindex, gateway).await,
-            None => Ok(Vec::new()),
+        if let Some(ipv6) = config.ipv6 {
+            netlink.add_ipv6_address(link.ifindex, ipv6.address).await?;
         }
+        start(&netlink, &link, config.mtu).await?;
+        let mut routes = match config.default_gateway {
+            Some(gateway) => add_default_route(&netlink, link.ifindex, gateway).await?,
+            None => Vec::new(),
+        };
+        if let Some(ipv6) = config.ipv6 {
+            routes.extend(add_default_ipv6_route(&netlink, link.ifindex, ipv6.default_gateway).await?);
+        }
+        Ok(routes)
     })
     .await
 }
@@ -152,15 +169,37 @@ async fn add_default_route(
         return Ok(Vec::new());
     }
     netlink.add_default_route(ifindex, gateway).await?;
-    Ok(vec![ContainerRoute { destination: Ipv4Net::default(), gateway }])
+    Ok(vec![ContainerRoute { destination: Ipv4Net::default().into(), gateway: gateway.into() }])
 }
 
-/// `/proc/sys/net` is that of the thread's namespace, wherever `/proc` was mounted.
-fn disable_ipv6(ifname: &str) -> Result<(), NetlinkError> {
-    let path = format!("/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6");
-    match fs::write(&path, "1") {
-        // No IPv6 in this kernel: nothing to disable.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.map_err(|source| NetlinkError::Sysctl { path, source }),
+async fn add_default_ipv6_route(
+    netlink: &Netlink,
+    ifindex: u32,
+    gateway: Ipv6Addr,
+) -> Result<Option<ContainerRoute>, NetlinkError> {
+    if netlink.has_default_ipv6_route().await? {
+        return Ok(None);
     }
+    netlink.add_default_ipv6_route(ifindex, gateway).await?;
+    Ok(Some(ContainerRoute { destination: Ipv6Net::default().into(), gateway: gateway.into() }))
+}
+
+/// What an interface is told of IPv6. Its link-local address is the one that its hardware address makes, since the data
+/// path lets it use no other; there are no routers to ask, and none to listen to.
+const IPV6_ON: [(&str, &str); 4] =
+    [("addr_gen_mode", "0"), ("accept_ra", "0"), ("router_solicitations", "0"), ("disable_ipv6", "0")];
+const IPV6_OFF: [(&str, &str); 1] = [("disable_ipv6", "1")];
+
+/// `/proc/sys/net` is that of the thread's namespace, wherever `/proc` was mounted.
+fn set_ipv6(ifname: &str, on: bool) -> Result<(), NetlinkError> {
+    let settings: &[_] = if on { &IPV6_ON } else { &IPV6_OFF };
+    for (setting, value) in settings {
+        let path = format!("/proc/sys/net/ipv6/conf/{ifname}/{setting}");
+        match fs::write(&path, value) {
+            // No IPv6 in this kernel: nothing to disable.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !on => {}
+            result => result.map_err(|source| NetlinkError::Sysctl { path, source })?,
+        }
+    }
+    Ok(())
 }

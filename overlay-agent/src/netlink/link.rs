@@ -1,11 +1,11 @@
 //! Network interfaces: what they are, up, addressed, gone.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{
         AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
         LinkMessage, LinkXdp,
@@ -250,6 +250,19 @@ impl Netlink {
             .index(ifindex)
             .address(address.addr(), address.prefix_len())
             .build();
+        let operation = format!("give interface {ifindex} the address {address}");
+        self.change(&operation, Mode::CreateOrReplace, RouteNetlinkMessage::NewAddress(message)).await
+    }
+
+    /// Gives an interface an IPv6 address that is known to be nobody else's, so that it can be used at once; one that it has
+    /// already is no error.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_ipv6_address(&self, ifindex: u32, address: Ipv6Net) -> Result<(), NetlinkError> {
+        let builder = AddressMessageBuilder::<Ipv6Addr>::new();
+        let mut message = builder.index(ifindex).address(address.addr(), address.prefix_len()).build();
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         let operation = format!("give interface {ifindex} the address {address}");
         self.change(&operation, Mode::CreateOrReplace, RouteNetlinkMessage::NewAddress(message)).await
     }

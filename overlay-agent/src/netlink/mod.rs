@@ -22,8 +22,8 @@ mod veth;
 
 pub use self::{
     container::{
-        ContainerConfig, ContainerRoute, ContainerState, configure, container_state, has_gro, interface_of,
-        interfaces, set_gro,
+        ContainerConfig, ContainerIpv6, ContainerRoute, ContainerState, configure, container_state, has_gro,
+        interface_of, interfaces, set_gro,
     },
     error::{NetlinkError, VethSide},
     gateway::GatewayPair,

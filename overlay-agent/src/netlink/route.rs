@@ -1,6 +1,6 @@
 //! Routes: the way to a VTEP, and which device leads out of the host.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 use netlink_packet_route::{
@@ -84,6 +84,24 @@ impl Netlink {
         let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let routes = self.list("list IPv4 routes", RouteNetlinkMessage::GetRoute(request)).await?;
         Ok(routes.into_iter().filter_map(ipv4_route).collect())
+    }
+
+    /// Whether there is an IPv6 default route.
+    pub(super) async fn has_default_ipv6_route(&self) -> Result<bool, NetlinkError> {
+        let request = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let routes = self.list("list IPv6 routes", RouteNetlinkMessage::GetRoute(request)).await?;
+        Ok(routes.into_iter().any(|route| default_route(route).is_some()))
+    }
+
+    pub(super) async fn add_default_ipv6_route(
+        &self,
+        ifindex: u32,
+        gateway: Ipv6Addr,
+    ) -> Result<(), NetlinkError> {
+        let message =
+            RouteMessageBuilder::<Ipv6Addr>::new().output_interface(ifindex).gateway(gateway).build();
+        let operation = format!("set the IPv6 default route through {gateway}");
+        self.change(&operation, Mode::Create, RouteNetlinkMessage::NewRoute(message)).await
     }
 
     pub(super) async fn add_default_route(

@@ -5,8 +5,9 @@ use std::{
     net::Ipv4Addr,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use overlay_common::{
+    addr::{Addr, MAPPED_BITS},
     config::{Config, FLAG_GENERIC_CHECKSUM, FLAG_XDP_DECAP},
     endpoint,
     fdb::{FdbEntry, FdbKey},
@@ -232,7 +233,7 @@ pub(super) struct Remote {
     /// What sends for it: [`vtep::HOST`] or [`vtep::EXTERNAL`].
     pub(super) peer: u32,
     pub(super) fdb: (FdbKey, FdbEntry),
-    pub(super) neigh: (NeighKey, Neigh),
+    pub(super) neigh: BTreeMap<NeighKey, Neigh>,
     /// The VTEP may send under these VNIs because of it.
     pub(super) members: Vec<VtepMemberKey>,
     /// Rules whose labels it has.
@@ -260,7 +261,7 @@ impl Remote {
 
     pub(super) fn add_to(&self, tables: &mut Tables) {
         tables.fdb.insert(self.fdb.0, self.fdb.1);
-        tables.neigh.insert(self.neigh.0, self.neigh.1);
+        tables.neigh.extend(&self.neigh);
         tables.vtep_members.extend(self.members.iter().map(|key| (*key, self.peer)));
         tables.rule_bits.extend(&self.rule_bits);
     }
@@ -344,14 +345,19 @@ fn add_network(tables: &mut Tables, net: &Network, local: &Local) {
         gateway_mac: net.gateway_mac().0,
         mtu: net.effective_mtu(&local.underlay),
         flags: flag(net.internal, network::FLAG_INTERNAL) | flag(net.multicast, network::FLAG_MULTICAST),
+        gateway_ipv6: net.ipv6.map(|ipv6| ipv6.gateway.octets()).unwrap_or_default(),
     };
     tables.networks.insert(vni, record);
-    tables.neigh.insert(NeighKey { vni, ipv4: record.gateway_ipv4 }, Neigh::new(record.gateway_mac));
-    tables.routes.insert(route_to(vni, net.subnet), vni);
-    // Where subnets of several networks overlap, the lowest VNI stands for all: it only decides which
-    // reason a drop gets, since no policy can name an overlapping network.
-    let any = tables.routes.entry(route_to(route::ANY_NETWORK, net.subnet)).or_insert(vni);
-    *any = vni.min(*any);
+    let gateways = [Some(net.gateway.into()), net.ipv6.map(|ipv6| ipv6.gateway.into())];
+    let gateways = gateways.into_iter().flatten().map(|addr| NeighKey { vni, addr });
+    tables.neigh.extend(gateways.map(|key| (key, Neigh::new(record.gateway_mac))));
+    for subnet in net.subnets() {
+        tables.routes.insert(route_to(vni, subnet), vni);
+        // Where subnets of several networks overlap, the lowest VNI stands for all: it only decides which
+        // reason a drop gets, since no policy can name an overlapping network.
+        let any = tables.routes.entry(route_to(route::ANY_NETWORK, subnet)).or_insert(vni);
+        *any = vni.min(*any);
+    }
 }
 
 pub(super) fn add_local(
@@ -364,16 +370,23 @@ pub(super) fn add_local(
     let network = cluster.networks.get(&endpoint.network).map(|n| &n.record);
     let (Some(network), Some(&ifindex)) = (network, local.host_veths.get(&endpoint.id)) else { return };
     let vni = network.vni.get();
-    let record = endpoint::Endpoint { vni, ipv4: endpoint.ipv4.octets(), mac: endpoint.mac.0, pad: [0; 2] };
+    let record = endpoint::Endpoint {
+        vni,
+        ipv4: endpoint.ipv4.octets(),
+        mac: endpoint.mac.0,
+        pad: [0; 2],
+        ipv6: endpoint.ipv6.map(|ip| ip.octets()).unwrap_or_default(),
+    };
     tables.endpoints.insert(ifindex, record);
     tables.endpoint_stats.insert(ifindex, ());
     tables.fdb.insert(FdbKey::new(vni, endpoint.mac.0), FdbEntry::local(ifindex));
-    tables.neigh.extend([neigh(vni, endpoint)]);
+    tables.neigh.extend(neigh(vni, endpoint));
     tables.rule_bits.extend(basis.selectors.entries(vni, endpoint));
 }
 
-fn neigh(vni: u32, endpoint: &Endpoint) -> (NeighKey, Neigh) {
-    (NeighKey { vni, ipv4: endpoint.ipv4.octets() }, Neigh::new(endpoint.mac.0))
+fn neigh(vni: u32, endpoint: &Endpoint) -> BTreeMap<NeighKey, Neigh> {
+    let entry = |ip: std::net::IpAddr| (NeighKey { vni, addr: ip.into() }, Neigh::new(endpoint.mac.0));
+    endpoint.addresses().map(entry).collect()
 }
 
 /// VNIs that packets of a network's containers may carry: its own, and those that policy routes them to.
@@ -410,7 +423,8 @@ fn member(vni: u32, vtep: Ipv4Addr) -> VtepMemberKey {
     VtepMemberKey { vni, vtep_addr: vtep.octets() }
 }
 
-pub(super) fn route_to(scope_vni: u32, subnet: Ipv4Net) -> RouteTarget {
-    let key = RouteKey { scope_vni_be: scope_vni.to_be(), ipv4: subnet.network().octets() };
-    RouteTarget { prefix_len: subnet.prefix_len(), key }
+pub(super) fn route_to(scope_vni: u32, subnet: IpNet) -> RouteTarget {
+    let key = RouteKey { scope_vni_be: scope_vni.to_be(), addr: Addr::from(subnet.network()) };
+    let before = if subnet.addr().is_ipv4() { MAPPED_BITS } else { 0 };
+    RouteTarget { prefix_len: before + subnet.prefix_len(), key }
 }

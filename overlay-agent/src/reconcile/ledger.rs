@@ -57,8 +57,11 @@ impl Ledger {
         }
         flood::add(&mut tables, cluster, &local, &basis);
         let claims = remotes.len() + tables.endpoints.len();
-        let plain =
-            waiting == 0 && tables.fdb.len() == claims && tables.neigh.len() == claims + ground.neigh.len();
+        let own = tables.endpoints.values().map(|own| 1 + usize::from(own.has_ipv6()));
+        let addresses = remotes.values().map(|remote: &Remote| remote.neigh.len()).chain(own).sum::<usize>();
+        let plain = waiting == 0
+            && tables.fdb.len() == claims
+            && tables.neigh.len() == addresses + ground.neigh.len();
         let local = Local { kept: Kept::of(&tables), ..local };
         Self { tables, ground, basis, local, remotes, members, plain }
     }
@@ -166,9 +169,11 @@ impl Ledger {
     /// Fails if an entry is not there.
     fn take_out(&mut self, old: &Remote, touched: &mut Touched) -> Option<()> {
         let fdb = self.tables.fdb.remove(&old.fdb.0)?;
-        let neigh = self.tables.neigh.remove(&old.neigh.0)?;
         touched.fdb.entry(old.fdb.0).or_insert(Some(fdb));
-        touched.neigh.entry(old.neigh.0).or_insert(Some(neigh));
+        for key in old.neigh.keys() {
+            let before = self.tables.neigh.remove(key)?;
+            touched.neigh.entry(*key).or_insert(Some(before));
+        }
         for key in old.rule_bits.keys() {
             let before = self.tables.rule_bits.remove(key)?;
             touched.rule_bits.entry(*key).or_insert(Some(before));
@@ -188,10 +193,14 @@ impl Ledger {
     /// Fails if another endpoint has one of the entries.
     fn put_in(&mut self, new: &Remote, touched: &mut Touched) -> Option<()> {
         let fdb = self.tables.fdb.insert(new.fdb.0, new.fdb.1);
-        let neigh = self.tables.neigh.insert(new.neigh.0, new.neigh.1);
         touched.fdb.entry(new.fdb.0).or_insert(fdb);
-        touched.neigh.entry(new.neigh.0).or_insert(neigh);
-        if fdb.is_some() || neigh.is_some() {
+        let mut is_taken = fdb.is_some();
+        for (key, entry) in &new.neigh {
+            let before = self.tables.neigh.insert(*key, *entry);
+            touched.neigh.entry(*key).or_insert(before);
+            is_taken |= before.is_some();
+        }
+        if is_taken {
             return None;
         }
         for (key, bits) in &new.rule_bits {

@@ -36,7 +36,9 @@ pub(super) fn add(
         let (Some(source), Some(target)) = (networks.get(from), networks.get(to)) else { continue };
         let key = PolicyKey { src_vni: source.vni.get(), dst_vni: target.vni.get() };
         // The own subnet wins over one that policy leads to.
-        tables.routes.entry(route_to(key.src_vni, target.subnet)).or_insert(key.dst_vni);
+        for subnet in target.subnets() {
+            tables.routes.entry(route_to(key.src_vni, subnet)).or_insert(key.dst_vni);
+        }
         let rules = Direction::of(cluster, from, to).rules();
         tables.policy.insert(key, Policy { action: if rules.is_some() { RULES } else { ALLOW } });
         if let Some(rules) = rules {
@@ -162,9 +164,11 @@ impl Selectors {
         let selectors = self.0.get(&endpoint.network).into_iter().flatten();
         let mut entries: BTreeMap<RuleBitsKey, RuleBits> = BTreeMap::new();
         for selector in selectors.filter(|selector| has_labels(&endpoint.labels, &selector.labels)) {
-            let key = RuleBitsKey { vni, peer_vni: selector.peer_vni, ipv4: endpoint.ipv4.octets() };
-            let bits = entries.entry(key).or_default();
-            *bits = RuleBits { src: bits.src | selector.bits.src, dst: bits.dst | selector.bits.dst };
+            for ip in endpoint.addresses() {
+                let key = RuleBitsKey { vni, peer_vni: selector.peer_vni, addr: ip.into() };
+                let bits = entries.entry(key).or_default();
+                *bits = RuleBits { src: bits.src | selector.bits.src, dst: bits.dst | selector.bits.dst };
+            }
         }
         entries
     }

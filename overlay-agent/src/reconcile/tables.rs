@@ -16,7 +16,8 @@ use overlay_common::{
     vtep::{Vtep, VtepMemberKey},
 };
 
-/// A subnet as the `routes` map holds it: prefix length (of the address alone) and address with its scope.
+/// A subnet as the `routes` map holds it: prefix length (of the address alone, of 128 bits: an IPv4 one has
+/// [`MAPPED_BITS`](overlay_common::addr::MAPPED_BITS) more) and address with its scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteTarget {
     /// Bits of the address that count.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use overlay_common::{
+    addr::Addr,
     config::{FLAG_GENERIC_CHECKSUM, FLAG_XDP_DECAP},
     fdb::{FdbEntry, FdbKey},
     mac::Mac,
@@ -86,6 +87,7 @@ impl Draft {
             subnet,
             gateway: subnet.hosts().next().unwrap(),
             ip_range: None,
+            ipv6: None,
             mtu: None,
             internal: false,
             multicast: false,
@@ -204,7 +206,7 @@ fn an_endpoint_without_its_device_is_in_no_table() {
     let draft = two_hosts().endpoint(1, 256, "10.0.0.2");
     let tables = desired(&draft.0, &Local { host_veths: BTreeMap::new(), ..draft.local() });
     assert!(tables.endpoints.is_empty() && tables.fdb.is_empty());
-    assert!(!tables.neigh.contains_key(&NeighKey { vni: 256, ipv4: [10, 0, 0, 2] }));
+    assert!(!tables.neigh.contains_key(&NeighKey { vni: 256, addr: Addr::v4([10, 0, 0, 2]) }));
 }
 
 #[test]
@@ -230,7 +232,7 @@ fn a_machine_without_an_agent_sends_in_its_network_alone_and_is_marked_as_what_i
     let entry = tables.fdb[&fdb_key(256, "10.0.0.9")];
     assert_eq!((entry.ifindex, entry.vtep_addr), (0, [192, 168, 0, 5]));
     assert_eq!(tables.vteps[&entry.vtep].header.ip.dst, [192, 168, 0, 5]);
-    assert!(tables.neigh.contains_key(&NeighKey { vni: 256, ipv4: [10, 0, 0, 9] }));
+    assert!(tables.neigh.contains_key(&NeighKey { vni: 256, addr: Addr::v4([10, 0, 0, 9]) }));
 }
 
 #[test]
@@ -245,7 +247,7 @@ fn mention_host2(tables: &Tables) -> bool {
     let vtep = vtep(2).octets();
     let parts = [
         tables.fdb.contains_key(&fdb_key(256, "10.0.0.3")),
-        tables.neigh.contains_key(&NeighKey { vni: 256, ipv4: [10, 0, 0, 3] }),
+        tables.neigh.contains_key(&NeighKey { vni: 256, addr: Addr::v4([10, 0, 0, 3]) }),
         tables.vteps.values().any(|v| v.header.ip.dst == vtep),
         tables.vtep_members.keys().any(|key| key.vtep_addr == vtep),
     ];
@@ -309,8 +311,8 @@ fn policy_opens_exactly_the_two_directions_and_the_routes_for_them() {
     let pairs: Vec<_> = tables.policy.keys().map(|k| (k.src_vni, k.dst_vni)).collect();
     assert_eq!(pairs, [(256, 257), (257, 256)]);
     let route = |scope: u32, net: u8| RouteTarget {
-        prefix_len: 24,
-        key: RouteKey { scope_vni_be: scope.to_be(), ipv4: [10, 0, net, 0] },
+        prefix_len: 96 + 24,
+        key: RouteKey { scope_vni_be: scope.to_be(), addr: Addr::v4([10, 0, net, 0]) },
     };
     assert_eq!(tables.routes.get(&route(256, 1)), Some(&257));
     assert_eq!(tables.routes.get(&route(256, 2)), None);
@@ -380,7 +382,7 @@ fn endpoints_have_the_bits_of_the_rules_whose_labels_they_have_and_a_change_cost
         let rules = ends.rule((256, 257), 3, from_web_to_db(), false).rule((256, 257), 5, tcp("80"), false);
         rules.labelled(&web, &["app=web", "x=y"])
     };
-    let key = |vni, peer_vni, ipv4| RuleBitsKey { vni, peer_vni, ipv4 };
+    let key = |vni, peer_vni, ipv4| RuleBitsKey { vni, peer_vni, addr: Addr::v4(ipv4) };
     let sender = (key(256, 257, [10, 0, 0, 2]), RuleBits { src: 1 << 3, dst: 0 });
     let receiver = (key(257, 256, [10, 0, 1, 3]), RuleBits { src: 0, dst: 1 << 3 });
     let tables = draft().tables();
@@ -400,8 +402,8 @@ fn endpoints_have_the_bits_of_the_rules_whose_labels_they_have_and_a_change_cost
 fn where_subnets_overlap_each_network_sees_its_own() {
     let tables = two_hosts().network(300, "10.0.0.0/24").tables();
     let own = |vni: u32| RouteTarget {
-        prefix_len: 24,
-        key: RouteKey { scope_vni_be: vni.to_be(), ipv4: [10, 0, 0, 0] },
+        prefix_len: 96 + 24,
+        key: RouteKey { scope_vni_be: vni.to_be(), addr: Addr::v4([10, 0, 0, 0]) },
     };
     assert_eq!((tables.routes[&own(256)], tables.routes[&own(300)]), (256, 300));
     assert_eq!(tables.routes[&own(ANY_NETWORK)], 256);

@@ -1,14 +1,17 @@
 //! Attaching a container: validate, claim, plumb, and take back what was done if a step fails.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 use overlay_common::mac::Mac;
 
 use super::{
     Context, Result, ServiceError,
     claim::{claim, release},
-    endpoints::{inspect, is_in, is_local, owned, with_prefix},
+    endpoints::{inspect, is_in, is_local, owned, with_prefix, with_prefix_ipv6},
     nodes::open_node,
     progress::Attachment,
     publish,
@@ -17,7 +20,7 @@ use crate::{
     api::types::{AttachRequest, AttachResult, CniDns, CniInterface, CniIp, CniRoute, NetnsRef},
     dns::resolv_conf,
     model::{Endpoint, EndpointId, Name, Network, Owner, Publication, cluster::Versioned},
-    netlink::{self, ContainerConfig, ContainerLink, ContainerRoute, Link, NetlinkError},
+    netlink::{self, ContainerConfig, ContainerIpv6, ContainerLink, ContainerRoute, Link, NetlinkError},
     netns::{self, NetnsHandle},
     paths,
     store::Revision,
@@ -53,6 +56,8 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
         labels: request.labels,
         netns: request.netns,
         ip: request.ip,
+        ipv6: request.ipv6,
+        has_ipv6: true,
         reserved_on: None,
         mac: request.mac,
         published: request.publish.clone(),
@@ -89,6 +94,9 @@ pub(super) struct Plan {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) netns: NetnsRef,
     pub(super) ip: Option<Ipv4Addr>,
+    pub(super) ipv6: Option<Ipv6Addr>,
+    /// It has an IPv6 address if its network has IPv6.
+    pub(super) has_ipv6: bool,
     /// The node on which the address was reserved for this endpoint, if it was.
     pub(super) reserved_on: Option<Name>,
     pub(super) mac: Option<Mac>,
@@ -187,10 +195,12 @@ impl Plumbing {
             controller: None,
             xdp_programs: Vec::new(),
         };
-        Self {
-            host,
-            routes: vec![ContainerRoute { destination: Ipv4Net::default(), gateway: network.gateway }],
-        }
+        let ipv4 = ContainerRoute { destination: Ipv4Net::default().into(), gateway: network.gateway.into() };
+        let ipv6 = endpoint.ipv6.and(network.ipv6).map(|ipv6| ContainerRoute {
+            destination: Ipv6Net::default().into(),
+            gateway: ipv6.gateway.into(),
+        });
+        Self { host, routes: [ipv4].into_iter().chain(ipv6).collect() }
     }
 }
 
@@ -214,7 +224,9 @@ async fn plumb(
         ifname: endpoint.ifname.clone(),
         address: with_prefix(endpoint.ipv4, network.subnet),
         default_gateway: Some(network.gateway),
-        disable_ipv6: true,
+        ipv6: with_prefix_ipv6(endpoint, network)
+            .zip(network.ipv6)
+            .map(|(address, ipv6)| ContainerIpv6 { address, default_gateway: ipv6.gateway }),
         mtu,
     };
     let routes = netlink::configure(ns, config).await?;
@@ -251,15 +263,22 @@ fn result(context: &Context, endpoint: &Endpoint, network: &Network, made: Plumb
     let view = inspect(context, endpoint.id.as_str())?.into_iter().next().ok_or_else(|| {
         ServiceError::Conflict(format!("{} was detached while it was being attached", endpoint.name))
     })?;
+    let ipv4 = CniIp { interface: 1, address: view.ip.into(), gateway: network.gateway.into() };
+    let ipv6 = view.ipv6.zip(network.ipv6);
+    let ipv6 = ipv6.map(|(address, net)| CniIp {
+        interface: 1,
+        address: address.into(),
+        gateway: net.gateway.into(),
+    });
     Ok(AttachResult {
         cni_version: CNI_VERSION.to_owned(),
         interfaces: vec![host, container],
-        ips: vec![CniIp { interface: 1, address: IpNet::V4(view.ip), gateway: network.gateway }],
+        ips: [ipv4].into_iter().chain(ipv6).collect(),
         dns: CniDns {
             nameservers: vec![network.gateway],
             options: resolv_conf::OPTIONS.map(str::to_owned).to_vec(),
         },
-        routes: made.routes.iter().map(|r| CniRoute { dst: r.destination.into(), gw: r.gateway }).collect(),
+        routes: made.routes.iter().map(|r| CniRoute { dst: r.destination, gw: r.gateway }).collect(),
         endpoint: view,
     })
 }

@@ -1,12 +1,16 @@
 //! Claiming a name and an address for an endpoint, and giving them back: the store decides who is first.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use overlay_common::mac::Mac;
 
 use super::{ATTEMPTS, Context, Result, ServiceError, attach::Plan, nodes::open_node};
 use crate::{
     ipam::{self, Choice, IpamError, Rest},
+    ipam6,
     model::{
         Address, Cluster, Endpoint, Name, Network, NetworkState, Timestamp, cluster::Versioned, keys::Key,
     },
@@ -33,11 +37,8 @@ pub(super) async fn claim(
             aliases.insert(0, std::mem::replace(&mut name, plan.name_of_id()));
         }
         let rest = Rest { now: Timestamp::now(), time: context.config.address_rest };
-        let choice = match plan.ip.and_then(|ip| reserved(&cluster, plan, &network.record, ip)) {
-            Some(choice) => choice,
-            None => choose_address(&cluster, &network.record, plan.ip, rest)
-                .map_err(|e| address_refused(&cluster, e))?,
-        };
+        let choices =
+            Choices::make(&cluster, &network.record, plan, rest).map_err(|e| address_refused(&cluster, e))?;
         let endpoint = Endpoint {
             id: plan.id.clone(),
             network: network.record.name.clone(),
@@ -46,8 +47,9 @@ pub(super) async fn claim(
             labels: plan.labels.clone(),
             node: context.config.node.clone(),
             vtep: None,
-            ipv4: choice.ip,
-            mac: plan.mac.unwrap_or(Mac::from_ipv4(choice.ip.octets())),
+            ipv4: choices.ipv4.ip,
+            ipv6: choices.ipv6.map(|choice| choice.ip),
+            mac: plan.mac.unwrap_or(Mac::from_ipv4(choices.ipv4.ip.octets())),
             ifname: plan.ifname.clone(),
             netns: netns.to_owned(),
             published: plan.published.clone(),
@@ -55,7 +57,7 @@ pub(super) async fn claim(
         };
         check_mac_free(&cluster, &network.record, &endpoint)?;
         let transaction = Transaction::new().unchanged(Key::Node(endpoint.node.clone()), node);
-        let transaction = claiming(transaction, &endpoint, network.revision, &choice);
+        let transaction = claiming(transaction, &endpoint, network.revision, &choices);
         match context.store.commit(transaction).await? {
             Outcome::Committed(revision) => return Ok((endpoint, revision)),
             Outcome::Conflict(key)
@@ -87,11 +89,13 @@ pub(crate) async fn release(
 pub(super) fn releasing(endpoint: &Endpoint, revision: Revision) -> Transaction {
     let network = &endpoint.network;
     let released = Address::Released { at: Some(Timestamp::now()) };
-    Transaction::new()
+    let transaction = Transaction::new()
         .delete_unchanged(Key::Endpoint(network.clone(), endpoint.id.clone()), revision)
         .delete(Key::EndpointName(network.clone(), endpoint.name.clone()))
-        .delete(Key::Mac(network.clone(), endpoint.mac))
-        .put(Key::Address(network.clone(), endpoint.ipv4), &released)
+        .delete(Key::Mac(network.clone(), endpoint.mac));
+    endpoint
+        .addresses()
+        .fold(transaction, |transaction, ip| transaction.put(Key::Address(network.clone(), ip), &released))
 }
 
 /// What came of claiming again what was collected.
@@ -120,15 +124,15 @@ pub(crate) async fn reclaim(
     };
     let Some(node) = cluster.nodes.get(&endpoint.node) else { return Ok(Reclaim::Later) };
     let rest = Rest { now: Timestamp::now(), time: std::time::Duration::ZERO };
-    let choice = match choose_address(cluster, &network.record, Some(endpoint.ipv4), rest) {
-        Ok(choice) => choice,
+    let choices = match Choices::of(cluster, &network.record, endpoint, rest) {
+        Ok(choices) => choices,
         Err(e) => return Ok(Reclaim::Taken(no_address(cluster, &e))),
     };
     let kept = Key::Collected(endpoint.node.clone(), endpoint.id.clone());
     // First: if it is no longer kept, whatever else is in the way may be this very endpoint.
     let transaction = Transaction::new().delete_unchanged(kept, *revision);
     let transaction = transaction.unchanged(Key::Node(endpoint.node.clone()), node.revision);
-    let transaction = claiming(transaction, endpoint, network.revision, &choice);
+    let transaction = claiming(transaction, endpoint, network.revision, &choices);
     Ok(match store.commit(transaction).await? {
         Outcome::Committed(_) => Reclaim::Claimed,
         Outcome::Conflict(key) => match key.parse() {
@@ -161,22 +165,83 @@ pub(super) fn check_open(network: &Network) -> Result<()> {
     }
 }
 
-pub(super) fn choose_address(
+/// The addresses of an endpoint, and how to claim them.
+pub(super) struct Choices {
+    ipv4: Choice<Ipv4Addr>,
+    ipv6: Option<Choice<Ipv6Addr>>,
+}
+
+impl Choices {
+    /// For an endpoint that is to be made: those that its plan names, and the next free ones of what is left out.
+    fn make(
+        cluster: &Cluster,
+        network: &Network,
+        plan: &Plan,
+        rest: Rest,
+    ) -> std::result::Result<Self, IpamError> {
+        let ipv4 = match reserved(cluster, network, plan) {
+            Some(choice) => choice,
+            None => choose_ipv4(cluster, network, plan.ip, rest)?,
+        };
+        let ipv6 = if plan.has_ipv6 { choose_ipv6(cluster, network, plan.ipv6, rest)? } else { None };
+        Ok(Self { ipv4, ipv6 })
+    }
+
+    /// For an endpoint whose addresses are fixed: those and no others.
+    pub(super) fn of(
+        cluster: &Cluster,
+        network: &Network,
+        endpoint: &Endpoint,
+        rest: Rest,
+    ) -> std::result::Result<Self, IpamError> {
+        let ipv4 = choose_ipv4(cluster, network, Some(endpoint.ipv4), rest)?;
+        let ipv6 = match endpoint.ipv6 {
+            Some(ip) => choose_ipv6(cluster, network, Some(ip), rest)?,
+            None => None,
+        };
+        Ok(Self { ipv4, ipv6 })
+    }
+
+    /// The claims to write, with the revisions of those that they replace.
+    fn claims(&self) -> impl Iterator<Item = (IpAddr, Option<Revision>)> {
+        let ipv4 = (IpAddr::V4(self.ipv4.ip), self.ipv4.previous);
+        [ipv4].into_iter().chain(self.ipv6.map(|choice| (IpAddr::V6(choice.ip), choice.previous)))
+    }
+}
+
+pub(super) fn choose_ipv4(
     cluster: &Cluster,
     network: &Network,
     wanted: Option<Ipv4Addr>,
     rest: Rest,
-) -> std::result::Result<Choice, IpamError> {
+) -> std::result::Result<Choice<Ipv4Addr>, IpamError> {
     let none = BTreeMap::new();
     ipam::choose(network, cluster.addresses.get(&network.name).unwrap_or(&none), wanted, rest)
 }
 
 /// An address that a front end was given on this node, for the endpoint that it now makes.
-fn reserved(cluster: &Cluster, plan: &Plan, network: &Network, ip: Ipv4Addr) -> Option<Choice> {
+fn reserved(cluster: &Cluster, network: &Network, plan: &Plan) -> Option<Choice<Ipv4Addr>> {
+    let ip = plan.ip?;
     let claim = cluster.addresses.get(&network.name)?.get(&ip)?;
     let is_its =
         matches!(&claim.record, Address::Reserved { node, .. } if plan.reserved_on.as_ref() == Some(node));
     is_its.then_some(Choice { ip, previous: Some(claim.revision) })
+}
+
+/// None in a network without IPv6.
+fn choose_ipv6(
+    cluster: &Cluster,
+    network: &Network,
+    wanted: Option<Ipv6Addr>,
+    rest: Rest,
+) -> std::result::Result<Option<Choice<Ipv6Addr>>, IpamError> {
+    let (name, none) = (&network.name, BTreeMap::new());
+    let claims = cluster.addresses_ipv6.get(name).unwrap_or(&none);
+    match (&network.ipv6, wanted) {
+        (Some(ipv6), wanted) => ipam6::choose(name, ipv6, claims, wanted, rest).map(Some),
+        (None, Some(ip)) => Err(IpamError::NoIpv6 { ip, network: name.clone() }),
+        (None, None) => Ok(None),
+    }
 }
 
 /// The sentence that an address is another's, with its name where it has one.
@@ -225,18 +290,20 @@ pub(super) fn claiming(
     transaction: Transaction,
     endpoint: &Endpoint,
     network_revision: Revision,
-    choice: &Choice,
+    choices: &Choices,
 ) -> Transaction {
     let network = &endpoint.network;
-    let address = Key::Address(network.clone(), endpoint.ipv4);
     let held = Address::Held { endpoint: endpoint.id.clone() };
     let transaction = transaction
         .unchanged(Key::Network(network.clone()), network_revision)
         .create(Key::EndpointName(network.clone(), endpoint.name.clone()), &endpoint.id)
         .create(Key::Mac(network.clone(), endpoint.mac), &endpoint.id)
         .create(Key::Endpoint(network.clone(), endpoint.id.clone()), endpoint);
-    match choice.previous {
-        Some(revision) => transaction.replace(address, revision, &held),
-        None => transaction.create(address, &held),
-    }
+    choices.claims().fold(transaction, |transaction, (ip, previous)| {
+        let address = Key::Address(network.clone(), ip);
+        match previous {
+            Some(revision) => transaction.replace(address, revision, &held),
+            None => transaction.create(address, &held),
+        }
+    })
 }

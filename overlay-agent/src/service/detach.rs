@@ -44,7 +44,7 @@ async fn remove_all(context: &Context, endpoints: Vec<Versioned<Endpoint>>) -> R
     let mut detached = Vec::new();
     for endpoint in endpoints {
         let network = context.network(&endpoint.record.network)?;
-        detached.push(view(&endpoint.record, network.record.subnet, None));
+        detached.push(view(&endpoint.record, &network.record, None));
         remove(context, &endpoint).await?;
     }
     Ok(DetachResult { detached })

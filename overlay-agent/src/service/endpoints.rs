@@ -2,13 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{Context, Result, ServiceError, views};
 use crate::{
     agent::lock,
     api::types::{EndpointView, LocalEndpointView, NetnsRef},
-    model::{Endpoint, Name, Owner, cluster::Versioned},
+    model::{Endpoint, Name, Network, Owner, cluster::Versioned},
     netns::{self, NetnsHandle},
     paths,
 };
@@ -67,13 +67,13 @@ fn views_of(context: &Context, wanted: impl Fn(&Endpoint) -> bool) -> Result<Vec
         })
     };
     let endpoints = cluster.endpoints.values().map(|e| &e.record).filter(|e| wanted(e));
-    let with_subnet = endpoints.filter_map(|e| Some((e, cluster.networks.get(&e.network)?.record.subnet)));
-    let mut views: Vec<_> = with_subnet.map(|(e, subnet)| view(e, subnet, local(e))).collect();
+    let with_network = endpoints.filter_map(|e| Some((e, &cluster.networks.get(&e.network)?.record)));
+    let mut views: Vec<_> = with_network.map(|(e, network)| view(e, network, local(e))).collect();
     views.sort_by(|a, b| (&a.network, &a.name).cmp(&(&b.network, &b.name)));
     Ok(views)
 }
 
-pub(super) fn view(endpoint: &Endpoint, subnet: Ipv4Net, local: Option<LocalEndpointView>) -> EndpointView {
+pub(super) fn view(endpoint: &Endpoint, network: &Network, local: Option<LocalEndpointView>) -> EndpointView {
     EndpointView {
         id: endpoint.id.clone(),
         name: endpoint.name.clone(),
@@ -82,7 +82,8 @@ pub(super) fn view(endpoint: &Endpoint, subnet: Ipv4Net, local: Option<LocalEndp
         network: endpoint.network.clone(),
         node: endpoint.node.clone(),
         vtep: endpoint.vtep,
-        ip: with_prefix(endpoint.ipv4, subnet),
+        ip: with_prefix(endpoint.ipv4, network.subnet),
+        ipv6: with_prefix_ipv6(endpoint, network),
         mac: endpoint.mac,
         ifname: endpoint.ifname.clone(),
         netns: endpoint.netns.clone(),
@@ -94,6 +95,10 @@ pub(super) fn view(endpoint: &Endpoint, subnet: Ipv4Net, local: Option<LocalEndp
 
 pub(super) fn with_prefix(ip: Ipv4Addr, subnet: Ipv4Net) -> Ipv4Net {
     Ipv4Net::new(ip, subnet.prefix_len()).unwrap_or(subnet)
+}
+
+pub(super) fn with_prefix_ipv6(endpoint: &Endpoint, network: &Network) -> Option<Ipv6Net> {
+    Ipv6Net::new(endpoint.ipv6?, network.ipv6?.subnet.prefix_len()).ok()
 }
 
 pub(super) fn is_local(context: &Context, endpoint: &Endpoint) -> bool {

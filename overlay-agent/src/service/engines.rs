@@ -39,7 +39,7 @@ pub async fn join(context: &Context, wanted: &Wanted) -> Result<NetworkView> {
     let name = &wanted.network.name;
     let underlay = context.reconciler.report().underlay.ifindex;
     let host_subnets = context.netlink.ipv4_addresses(underlay).await?;
-    networks::check_mtu(context, wanted.network.mtu)?;
+    networks::check_mtu(context, &wanted.network)?;
     for _ in 0..ATTEMPTS {
         let cluster = context.cluster();
         agreeing(context, &wanted.network)?;

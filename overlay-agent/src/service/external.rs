@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::{
     ATTEMPTS, Context, Result, ServiceError,
     attach::check_mac,
-    claim::{address_refused, check_mac_free, check_open, choose_address, claiming, name_taken, release},
+    claim::{Choices, address_refused, check_mac_free, check_open, claiming, name_taken, release},
     endpoints::view,
 };
 use crate::{
@@ -30,14 +30,14 @@ pub async fn add(context: &Context, network: &Name, request: AddExternal) -> Res
         }
         check_mac_free(&cluster, &network.record, &endpoint)?;
         let rest = Rest { now: Timestamp::now(), time: context.config.address_rest };
-        let choice = choose_address(&cluster, &network.record, Some(request.ip), rest)
+        let choices = Choices::of(&cluster, &network.record, &endpoint, rest)
             .map_err(|e| address_refused(&cluster, e))?;
-        let transaction = claiming(Transaction::new(), &endpoint, network.revision, &choice);
+        let transaction = claiming(Transaction::new(), &endpoint, network.revision, &choices);
         match context.store.commit(transaction).await? {
             Outcome::Committed(revision) => {
                 tracing::info!(endpoint = %endpoint.name, network = %endpoint.network, vtep = %request.vtep, "external member added");
                 context.in_force(revision).await?;
-                return Ok(view(&endpoint, network.record.subnet, None));
+                return Ok(view(&endpoint, &network.record, None));
             }
             // Another host was quicker with a name or an address, or changed the network: look again.
             Outcome::Conflict(_) => context.catch_up(cluster.revision).await,
@@ -48,7 +48,7 @@ pub async fn add(context: &Context, network: &Name, request: AddExternal) -> Res
 
 /// Takes a machine out of a network.
 pub async fn remove(context: &Context, network: &Name, name: &Name) -> Result<EndpointView> {
-    let subnet = context.network(network)?.record.subnet;
+    let of = context.network(network)?.record;
     let cluster = context.cluster();
     let member = cluster.endpoint_named(network, name).ok_or_else(|| {
         ServiceError::NotFound(format!("{network} has no external member {name}: see `overlay external ls`"))
@@ -68,7 +68,7 @@ pub async fn remove(context: &Context, network: &Name, name: &Name) -> Result<En
         }
     }
     tracing::info!(endpoint = %name, %network, "external member removed");
-    Ok(view(&member.record, subnet, None))
+    Ok(view(&member.record, &of, None))
 }
 
 fn design(id: &EndpointId, network: &Name, request: &AddExternal) -> Endpoint {
@@ -82,6 +82,7 @@ fn design(id: &EndpointId, network: &Name, request: &AddExternal) -> Endpoint {
         node: Name::external(),
         vtep: Some(request.vtep),
         ipv4: request.ip,
+        ipv6: None,
         mac: request.mac,
         ifname: String::new(),
         netns: String::new(),

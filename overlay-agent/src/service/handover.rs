@@ -52,6 +52,9 @@ pub async fn hand_over(context: &Context, network: &Name, request: HandOver) -> 
         labels: BTreeMap::new(),
         netns: NetnsRef::Path(PathBuf::new()),
         ip: request.ip,
+        // Docker gives the interface its addresses, and was given one of IPv4.
+        ipv6: None,
+        has_ipv6: false,
         reserved_on: Some(context.config.node.clone()),
         mac: request.mac,
         published: Vec::new(),

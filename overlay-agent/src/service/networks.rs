@@ -12,6 +12,7 @@ use super::{ATTEMPTS, Context, Result, ServiceError, endpoints};
 use crate::{
     api::types::{CreateNetwork, NetworkView},
     ipam::{self, ValidSubnet},
+    ipam6,
     model::{
         Cluster, Name, Network, NetworkState,
         cluster::Versioned,
@@ -22,10 +23,12 @@ use crate::{
 
 /// Smallest MTU that a network may be given: what every IPv4 host must be able to receive (RFC 791).
 const MIN_MTU: u16 = 576;
+/// The same for IPv6 (RFC 8200 section 5).
+const MIN_IPV6_MTU: u16 = 1280;
 
 /// Creates a network; what the request leaves out is chosen, and chosen again if another host is quicker.
 pub async fn create(context: &Context, request: CreateNetwork) -> Result<NetworkView> {
-    check_mtu(context, request.mtu)?;
+    check_mtu(context, &request)?;
     let host_subnets = context.netlink.ipv4_addresses(context.reconciler.report().underlay.ifindex).await?;
     for _ in 0..ATTEMPTS {
         let cluster = context.cluster();
@@ -143,6 +146,8 @@ pub(super) fn view(context: &Context, network: &Network) -> NetworkView {
         subnet: network.subnet,
         gateway: network.gateway,
         ip_range: network.ip_range,
+        ipv6_subnet: network.ipv6.map(|ipv6| ipv6.subnet),
+        ipv6_gateway: network.ipv6.map(|ipv6| ipv6.gateway),
         mtu: network.effective_mtu(&context.reconciler.report().underlay),
         internal: network.internal,
         multicast: network.multicast,
@@ -152,12 +157,17 @@ pub(super) fn view(context: &Context, network: &Network) -> NetworkView {
     }
 }
 
-pub(super) fn check_mtu(context: &Context, mtu: Option<u16>) -> Result<()> {
+pub(super) fn check_mtu(context: &Context, request: &CreateNetwork) -> Result<()> {
     let underlay = context.reconciler.report().underlay;
     let most = underlay.overlay_mtu();
-    match mtu {
-        Some(mtu) if mtu < MIN_MTU || mtu > most => Err(ServiceError::Invalid(format!(
-            "MTU {mtu} cannot be: it must lie between {MIN_MTU} and {most}, what the underlay's {} leaves",
+    let least = if request.ipv6.is_some() { MIN_IPV6_MTU } else { MIN_MTU };
+    match request.mtu {
+        None if most < least && request.ipv6.is_some() => Err(ServiceError::Invalid(format!(
+            "IPv6 needs an MTU of {least}, and the underlay's {} leaves {most}",
+            underlay.mtu
+        ))),
+        Some(mtu) if mtu < least || mtu > most => Err(ServiceError::Invalid(format!(
+            "MTU {mtu} cannot be: it must lie between {least} and {most}, what the underlay's {} leaves",
             underlay.mtu
         ))),
         _ => Ok(()),
@@ -195,6 +205,9 @@ pub(super) fn design(
     };
     let ValidSubnet { subnet, gateway, ip_range } =
         ipam::check_network(subnet, request.gateway, request.ip_range)?;
+    let ipv6 = request
+        .ipv6
+        .map(|ipv6| ipam6::check_network(ipv6.subnet.unwrap_or_else(ipam6::random_subnet), ipv6.gateway));
     let vni = match request.vni {
         Some(vni) if cluster.vnis.contains(&vni) => return Err(vni_taken(vni)),
         Some(vni) => vni,
@@ -206,6 +219,7 @@ pub(super) fn design(
         subnet,
         gateway,
         ip_range,
+        ipv6: ipv6.transpose()?,
         mtu: request.mtu,
         internal: request.internal,
         multicast: request.multicast,
@@ -328,6 +342,8 @@ mod tests {
 
     fn there() -> NetworkView {
         NetworkView {
+            ipv6_subnet: None,
+            ipv6_gateway: None,
             name: "blue".parse().unwrap(),
             vni: Vni::new(300).unwrap(),
             subnet: "10.1.0.0/24".parse().unwrap(),

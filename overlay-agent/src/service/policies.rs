@@ -90,13 +90,21 @@ fn check_distinct(cluster: &Cluster, from: &Network, to: &Network) -> Result<()>
         None => Ok(()),
         Some(other) => Err(ServiceError::Conflict(format!(
             "the subnets of {} ({}) and {} ({}) overlap, so containers of {} could not tell them apart",
-            to.name, to.subnet, other.name, other.subnet, from.name
+            to.name,
+            shown(to),
+            other.name,
+            shown(other),
+            from.name
         ))),
     }
 }
 
+fn shown(network: &Network) -> String {
+    network.subnets().map(|subnet| subnet.to_string()).collect::<Vec<_>>().join(", ")
+}
+
 fn overlap(a: &Network, b: &Network) -> bool {
-    a.subnet.contains(&b.subnet) || b.subnet.contains(&a.subnet)
+    a.subnets().any(|one| b.subnets().any(|other| one.contains(&other) || other.contains(&one)))
 }
 
 fn view(from: &Name, to: &Name) -> PolicyView {

@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     ATTEMPTS, Context, Result, ServiceError,
-    claim::{address_refused, check_open, choose_address},
+    claim::{address_refused, check_open, choose_ipv4},
     endpoints::with_prefix,
     nodes::open_node,
 };
@@ -25,9 +25,9 @@ pub async fn reserve(context: &Context, network: &Name, ip: Option<Ipv4Addr>) ->
         check_open(&network.record)?;
         let rest = Rest { now: Timestamp::now(), time: context.config.address_rest };
         let choice =
-            choose_address(&cluster, &network.record, ip, rest).map_err(|e| address_refused(&cluster, e))?;
+            choose_ipv4(&cluster, &network.record, ip, rest).map_err(|e| address_refused(&cluster, e))?;
         let name = &network.record.name;
-        let key = Key::Address(name.clone(), choice.ip);
+        let key = Key::Address(name.clone(), choice.ip.into());
         let reserved = Address::Reserved { node: context.config.node.clone(), at: rest.now };
         let transaction = Transaction::new()
             .unchanged(Key::Node(context.config.node.clone()), node)
@@ -54,7 +54,7 @@ pub async fn give_back(context: &Context, network: &Name, ip: Ipv4Addr) -> Resul
     };
     if matches!(&claim.record, Address::Reserved { node, .. } if *node == context.config.node) {
         let released = Address::Released { at: Some(Timestamp::now()) };
-        let key = Key::Address(network.clone(), ip);
+        let key = Key::Address(network.clone(), ip.into());
         // Who changed it meanwhile has it.
         context.store.commit(Transaction::new().replace(key, claim.revision, &released)).await?;
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use overlay_common::{abi::map, mac::Mac};
+use overlay_common::{abi::map, addr::Addr, mac::Mac};
 use serde_json::Value;
 
 use super::{Concerns, Difference, Layer};
@@ -32,12 +32,12 @@ pub fn differences(cluster: &Cluster, local: &Local, found: &Tables, wanted: &Ta
             who.veth(*ifindex)
         }),
         compare(map::FDB, &found.fdb, &wanted.fdb, dump::fdb, |key, _| who.mac(key.vni, Mac(key.mac))),
-        compare(map::NEIGH, &found.neigh, &wanted.neigh, dump::neigh, |key, _| who.ip(key.vni, key.ipv4)),
+        compare(map::NEIGH, &found.neigh, &wanted.neigh, dump::neigh, |key, _| who.ip(key.vni, key.addr)),
         compare(map::FLOOD, &found.flood, &wanted.flood, dump::flood, |key, _| who.vni(key.vni)),
         compare(map::POLICY, &found.policy, &wanted.policy, dump::policy, |key, _| who.vni(key.src_vni)),
         compare(map::RULES, &found.rules, &wanted.rules, dump::rules, |key, _| who.vni(key.src_vni)),
         compare(map::RULE_BITS, &found.rule_bits, &wanted.rule_bits, dump::rule_bits, |key, _| {
-            who.ip(key.vni, key.ipv4)
+            who.ip(key.vni, key.addr)
         }),
         compare(map::ROUTES, &found.routes, &wanted.routes, dump::route, |_, vni| who.vni(*vni)),
         compare(
@@ -165,8 +165,8 @@ impl<'a> Who<'a> {
         self.endpoint_or(vni, |e| e.mac == mac)
     }
 
-    fn ip(&self, vni: u32, ip: [u8; 4]) -> Concerns {
-        self.endpoint_or(vni, |e| e.ipv4.octets() == ip)
+    fn ip(&self, vni: u32, addr: Addr) -> Concerns {
+        self.endpoint_or(vni, |e| e.addresses().any(|ip| Addr::from(ip) == addr))
     }
 
     fn endpoint_or(&self, vni: u32, is_meant: impl Fn(&Endpoint) -> bool) -> Concerns {
@@ -236,13 +236,13 @@ mod tests {
 
     #[test]
     fn what_is_there_and_what_should_be_there_stand_in_words() {
-        let key = NeighKey { vni: 256, ipv4: [10, 0, 0, 2] };
+        let key = NeighKey { vni: 256, addr: Addr::v4([10, 0, 0, 2]) };
         let mut found = Tables::default();
         found.neigh.insert(key, Neigh::new([2, 0, 0, 0, 0, 1]));
         let [foreign] = &*differences(&Cluster::default(), &local(), &found, &Tables::default()) else {
             panic!("one difference")
         };
-        assert_eq!(foreign.found.as_deref(), Some("vni=256 ipv4=10.0.0.2 mac=02:00:00:00:00:01"));
+        assert_eq!(foreign.found.as_deref(), Some("vni=256 ip=10.0.0.2 mac=02:00:00:00:00:01"));
         assert_eq!((foreign.wanted.as_ref(), foreign.subject.as_str()), (None, "neigh"));
     }
 

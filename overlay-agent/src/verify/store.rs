@@ -52,12 +52,11 @@ impl Listed<'_> {
                 id,
                 "the endpoint's MAC address is not claimed, so another endpoint may take it",
             ),
-            claim(
-                Key::Address(network.clone(), endpoint.ipv4),
-                held,
-                "the endpoint's address is not held for it, so another endpoint may get it",
-            ),
         ];
+        let addresses = endpoint.addresses().map(|ip| {
+            let reason = "the endpoint's address is not held for it, so another endpoint may get it";
+            claim(Key::Address(network.clone(), ip), held.clone(), reason)
+        });
         let there = |key: Key, known: bool, reason| {
             (!known).then(|| difference(&key, None, Some("a record".to_owned()), reason, concerns.clone()))
         };
@@ -75,7 +74,7 @@ impl Listed<'_> {
                 "the endpoint is on a node that is not there",
             ),
         ];
-        claims.into_iter().chain(parents).flatten().collect()
+        claims.into_iter().chain(addresses).chain(parents).flatten().collect()
     }
 
     /// A difference if a key does not hold this value.
@@ -102,8 +101,7 @@ impl Listed<'_> {
                 "it is claimed for an endpoint that is not there: nobody can use it",
             ),
             Key::Address(network, ip) => (
-                match self.cluster.addresses.get(network).and_then(|claims| claims.get(ip)).map(|a| &a.record)
-                {
+                match self.cluster.address_claim(network, *ip).map(|claim| &claim.record) {
                     Some(Address::Held { endpoint }) => has(network, endpoint),
                     _ => true,
                 },

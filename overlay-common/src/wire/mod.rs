@@ -6,7 +6,10 @@
 pub mod checksum;
 pub mod headers;
 pub mod icmp;
+pub mod icmpv6;
+pub mod ipv6;
 pub mod outer;
 
 pub use headers::{Arp, Ethernet, Ipv4, Udp, Vxlan};
+pub use ipv6::Ipv6;
 pub use outer::OuterHeader;

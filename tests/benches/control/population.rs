@@ -141,12 +141,16 @@ fn claim(transaction: Transaction, endpoint: &Endpoint) -> Transaction {
         .create(Key::EndpointName(network(), endpoint.name.clone()), &endpoint.id)
         .create(Key::Mac(network(), endpoint.mac), &endpoint.id)
         .create(Key::Endpoint(network(), endpoint.id.clone()), endpoint)
-        .create(Key::Address(network(), endpoint.ipv4), &Address::Held { endpoint: endpoint.id.clone() })
+        .create(
+            Key::Address(network(), endpoint.ipv4.into()),
+            &Address::Held { endpoint: endpoint.id.clone() },
+        )
 }
 
 fn network(number: u32) -> Result<Network> {
     let subnet: Ipv4Net = format!("10.{number}.0.0/16").parse()?;
     Ok(Network {
+        ipv6: None,
         name: name(&format!("net{number}"))?,
         vni: Vni::try_from(FIRST_VNI + number).context("a VNI")?,
         subnet,
@@ -184,6 +188,7 @@ fn endpoint(networks: &[Network], number: u32) -> Result<Endpoint> {
     ensure!(place < 1 << 16, "a /16 has no room for so many endpoints: ask for fewer");
     let ipv4 = Ipv4Addr::from(u32::from(network.subnet.network()) + place);
     Ok(Endpoint {
+        ipv6: None,
         id: format!("{number:012x}0000").parse::<EndpointId>()?,
         network: network.name.clone(),
         name: name(&format!("box{number}"))?,

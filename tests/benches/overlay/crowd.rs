@@ -176,7 +176,7 @@ impl Maps {
             let (Addr { mac, ip }, host) = (endpoint(number), number % hosts);
             let there = FdbEntry::remote(FIRST_VTEP + host, vtep_addr(host));
             fdb.insert(FdbKey::new(self.vni, mac), there, 0)?;
-            neigh.insert(NeighKey { vni: self.vni, ipv4: ip.octets() }, Neigh::new(mac), 0)?;
+            neigh.insert(NeighKey { vni: self.vni, addr: ip.into() }, Neigh::new(mac), 0)?;
         }
         Ok(())
     }

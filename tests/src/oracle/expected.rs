@@ -84,16 +84,29 @@ impl<'a> Expected<'a> {
             let flood = if network["multicast"] == true { 2 } else { 0 };
             let flags = u16::from(network["internal"] == true) + flood + ruled;
             let mac = mac_of(gateway);
-            self.line(format!("networks: {vni} gateway {gateway} {mac} mtu {mtu} flags {flags}"));
+            let ipv6 = &network["ipv6"];
+            let gateway_ipv6 = ipv6["gateway"].as_str().unwrap_or("::");
+            self.line(format!(
+                "networks: {vni} gateway {gateway} {gateway_ipv6} {mac} mtu {mtu} flags {flags}"
+            ));
             self.line(format!("neigh: {vni} {gateway} {mac}"));
             self.line(format!("routes: for {vni} {subnet} is in {vni}"));
+            if let Some(subnet) = ipv6["subnet"].as_str() {
+                self.line(format!("neigh: {vni} {gateway_ipv6} {mac}"));
+                self.line(format!("routes: for {vni} {subnet} is in {vni}"));
+                let lowest = everywhere.entry(subnet.to_owned()).or_insert(vni);
+                *lowest = vni.min(*lowest);
+            }
             for other in rules::reachable(self.records, name) {
                 let there = &self.records.get(&format!("networks/{other}")).cloned().unwrap_or_default();
                 let decide = rules::decide(self.records, name, other);
                 self.line(format!("policy: {vni} {} {}", number(there, "vni"), if decide { 2 } else { 1 }));
                 self.lines
                     .extend(decide.then(|| rules::lines(self.records, name, other)).into_iter().flatten());
-                self.line(format!("routes: for {vni} {} is in {}", network_of(there), number(there, "vni")));
+                let subnets = [Some(network_of(there)), there["ipv6"]["subnet"].as_str().map(str::to_owned)];
+                for subnet in subnets.into_iter().flatten() {
+                    self.line(format!("routes: for {vni} {subnet} is in {}", number(there, "vni")));
+                }
             }
             let lowest = everywhere.entry(subnet).or_insert(vni);
             *lowest = vni.min(*lowest);
@@ -110,7 +123,9 @@ impl<'a> Expected<'a> {
             if endpoint["vtep"].is_null() && node != self.host.label() && self.is_withdrawn(node) {
                 continue;
             }
+            let ipv6 = endpoint["ipv6"].as_str();
             self.line(format!("neigh: {vni} {ip} {mac}"));
+            self.lines.extend(ipv6.map(|ip| format!("neigh: {vni} {ip} {mac}")));
             self.flood(vni, network, endpoint);
             self.lines.extend(rules::bits(self.records, network, endpoint));
             if endpoint["vtep"].is_string() {
@@ -121,7 +136,10 @@ impl<'a> Expected<'a> {
                 let veth = format!("ovl{}", &text(endpoint, "id")[..12]);
                 let ifindex = self.ifindex(&veth);
                 self.line(format!("fdb: {vni} {mac} veth {ifindex}"));
-                self.line(format!("endpoints: {ifindex} vni {vni} ip {ip} mac {mac}"));
+                self.line(format!(
+                    "endpoints: {ifindex} vni {vni} ip {ip} {} mac {mac}",
+                    ipv6.unwrap_or("::")
+                ));
                 self.line(format!("host_addrs: {ifindex} of {ifindex}"));
                 self.line(format!("host_owners: {ifindex}"));
                 self.line(format!("endpoint_stats: {ifindex}"));
@@ -228,7 +246,9 @@ impl<'a> Expected<'a> {
         self.line(format!("pin: links/from_tunnel-{TUNNEL}"));
         self.line(format!("program: from_host at tcx of {GATEWAY_INNER}"));
         self.line(format!("pin: links/from_host-{GATEWAY_INNER}"));
-        for program in ["from_endpoint", "from_host", "from_tunnel", "from_underlay", "xdp_underlay"] {
+        for program in
+            ["from_endpoint", "from_endpoint6", "from_host", "from_tunnel", "from_underlay", "xdp_underlay"]
+        {
             self.line(format!("pin: programs/{program}"));
         }
         if ["filter", "decap"].contains(&self.flag("--xdp")) {

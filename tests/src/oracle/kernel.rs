@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
 };
 
 use aya::{
@@ -76,6 +76,18 @@ fn dotted(bytes: &Value) -> String {
     join(bytes, ".", |byte| byte.to_string())
 }
 
+/// Sixteen bytes as an IPv6 address.
+fn ip(bytes: &Value) -> String {
+    let bytes: Vec<u8> = serde_json::from_value(bytes.clone()).unwrap_or_default();
+    <[u8; 16]>::try_from(bytes).map_or_else(|_| "no address".to_owned(), |b| Ipv6Addr::from(b).to_string())
+}
+
+/// An address of either family.
+fn addr(addr: &Value) -> String {
+    let ip = ip(&addr["bytes"]);
+    ip.strip_prefix("::ffff:").map(str::to_owned).unwrap_or(ip)
+}
+
 fn mac(bytes: &Value) -> String {
     join(bytes, ":", |byte| format!("{byte:02x}"))
 }
@@ -107,10 +119,15 @@ fn map_lines(host: &Host) -> Vec<String> {
         }),
         of("networks", &|vni, n| {
             let (gateway, gateway_mac) = (dotted(&n["gateway_ipv4"]), mac(&n["gateway_mac"]));
-            format!("networks: {vni} gateway {gateway} {gateway_mac} mtu {} flags {}", n["mtu"], n["flags"])
+            let ipv6 = ip(&n["gateway_ipv6"]);
+            format!(
+                "networks: {vni} gateway {gateway} {ipv6} {gateway_mac} mtu {} flags {}",
+                n["mtu"], n["flags"]
+            )
         }),
         of("endpoints", &|ifindex, e| {
-            format!("endpoints: {ifindex} vni {} ip {} mac {}", e["vni"], dotted(&e["ipv4"]), mac(&e["mac"]))
+            let addresses = [dotted(&e["ipv4"]), ip(&e["ipv6"])].join(" ");
+            format!("endpoints: {ifindex} vni {} ip {addresses} mac {}", e["vni"], mac(&e["mac"]))
         }),
         of("gateway", &|_, g| format!("gateway: {} mac {}", g["ifindex"], mac(&g["mac"]))),
         of("host_addrs", &|ifindex, addr| format!("host_addrs: {ifindex} {}", owner(&owners, addr))),
@@ -123,26 +140,31 @@ fn map_lines(host: &Host) -> Vec<String> {
             let place = format!("veth {}{}", entry["ifindex"], if index == 0 { "" } else { &behind });
             format!("fdb: {} {} {place}", key["vni"], mac(&key["mac"]))
         }),
-        of("neigh", &|key, n| format!("neigh: {} {} {}", key["vni"], dotted(&key["ipv4"]), mac(&n["mac"]))),
+        of("neigh", &|key, n| format!("neigh: {} {} {}", key["vni"], addr(&key["addr"]), mac(&n["mac"]))),
         of("flood", &flood_line),
         of("policy", &|key, p| format!("policy: {} {} {}", key["src_vni"], key["dst_vni"], p["action"])),
         of("rules", &|key, set| rules_line(key, set)),
         of("rule_bits", &|key, bits| {
-            let ip = dotted(&key["ipv4"]);
+            let ip = addr(&key["addr"]);
             format!("rule_bits: {} {} {ip} {} {}", key["vni"], key["peer_vni"], bits["src"], bits["dst"])
         }),
         of("rule_stats", &|key, _| {
             format!("rule_stats: {} {} {}", key["src_vni"], key["dst_vni"], key["rule"])
         }),
-        of("routes", &|key, vni| {
-            let (data, length) = (&key["data"], number(key, "prefix_len") - 32);
-            let scope = u32::try_from(number(data, "scope_vni_be")).unwrap_or_default().swap_bytes();
-            format!("routes: for {scope} {}/{length} is in {vni}", dotted(&data["ipv4"]))
-        }),
+        of("routes", &route_line),
         of("vtep_members", &member_line),
         vteps.values().map(Header::line).collect(),
     ]
     .concat()
+}
+
+fn route_line(key: &Value, vni: &Value) -> String {
+    let (data, length) = (&key["data"], number(key, "prefix_len") - 32);
+    let scope = u32::try_from(number(data, "scope_vni_be")).unwrap_or_default().swap_bytes();
+    let first = addr(&data["addr"]);
+    // Behind 96 bits that are the same for all of them, if it is an IPv4 one (RFC 4291 section 2.5.5.2).
+    let length = if first.contains(':') { length } else { length - 96 };
+    format!("routes: for {scope} {first}/{length} is in {vni}")
 }
 
 fn flood_line(key: &Value, to: &Value) -> String {

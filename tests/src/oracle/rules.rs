@@ -60,10 +60,11 @@ pub(super) fn bits(records: &Records, network: &str, endpoint: &Value) -> Vec<St
     let line = |other: &str| {
         let (src, dst) = (bits(network, other, "from_labels"), bits(other, network, "to_labels"));
         let (vni, peer) = (records.vni(network), records.vni(other));
-        let ip = endpoint["ipv4"].as_str().unwrap_or_default();
-        (src + dst > 0).then(|| format!("rule_bits: {vni} {peer} {ip} {src} {dst}"))
+        let ips = ["ipv4", "ipv6"].into_iter().filter_map(|family| endpoint[family].as_str());
+        let line = move |ip| format!("rule_bits: {vni} {peer} {ip} {src} {dst}");
+        ips.map(line).filter(|_| src + dst > 0).collect::<Vec<_>>()
     };
-    reachable(records, network).into_iter().filter_map(line).collect()
+    reachable(records, network).into_iter().flat_map(line).collect()
 }
 
 /// `slot protocol mask first last`.

@@ -50,7 +50,9 @@ impl Records {
             wanted.insert(format!("names/{network}/{}", text(endpoint, "name")), json!(id));
             wanted.insert(format!("macs/{network}/{}", text(endpoint, "mac")), json!(id));
             let held = json!({ "state": "held", "endpoint": id });
-            wanted.insert(format!("addresses/{network}/{}", text(endpoint, "ipv4")), held);
+            for ip in ["ipv4", "ipv6"].iter().filter_map(|family| endpoint[family].as_str()) {
+                wanted.insert(format!("addresses/{network}/{ip}"), held.clone());
+            }
             let node = endpoint["vtep"].is_null().then(|| format!("nodes/{}", text(endpoint, "node")));
             for parent in node.into_iter().chain([format!("networks/{network}")]) {
                 wanted

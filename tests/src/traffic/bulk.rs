@@ -2,12 +2,12 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
 
-use crate::netns::Netns;
+use crate::{netns::Netns, traffic::unspecified};
 
 const PORT: u16 = 7009;
 /// Longest time without progress.
@@ -18,10 +18,10 @@ const CHUNK: usize = 64 << 10;
 ///
 /// # Errors
 /// What went wrong: no connection, a stall, bytes missing or not those that were sent.
-pub fn transfer(from: &Netns, receiver: &Netns, to: Ipv4Addr, bytes: usize) -> Result<(), String> {
-    let listener = receiver
-        .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))
-        .map_err(|e| format!("listen: {e}"))?;
+pub fn transfer(from: &Netns, receiver: &Netns, to: impl Into<IpAddr>, bytes: usize) -> Result<(), String> {
+    let to = to.into();
+    let listener =
+        receiver.enter(|| TcpListener::bind((unspecified(to), PORT))).map_err(|e| format!("listen: {e}"))?;
     let stream = from
         .enter(|| TcpStream::connect_timeout(&SocketAddr::from((to, PORT)), STALL))
         .map_err(|e| format!("connect to {to}: {e}"))?;
@@ -100,6 +100,8 @@ impl Checksum {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]

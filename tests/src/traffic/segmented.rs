@@ -1,13 +1,13 @@
 //! UDP with segmentation offload: one send, many datagrams, cut by whoever comes last.
 
 use std::{
-    net::{Ipv4Addr, UdpSocket},
+    net::{IpAddr, UdpSocket},
     time::Duration,
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::netns::Netns;
+use crate::{netns::Netns, traffic::unspecified};
 
 const PORT: u16 = 7010;
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -18,11 +18,17 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// If the kernel does not take the packet.
 #[must_use]
 #[track_caller]
-pub fn burst(from: &Netns, receiver: &Netns, to: Ipv4Addr, segment: u16, count: usize) -> Vec<Vec<u8>> {
-    let inbox =
-        receiver.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))).expect("bind the burst's port");
+pub fn burst(
+    from: &Netns,
+    receiver: &Netns,
+    to: impl Into<IpAddr>,
+    segment: u16,
+    count: usize,
+) -> Vec<Vec<u8>> {
+    let to = to.into();
+    let inbox = receiver.enter(|| UdpSocket::bind((unspecified(to), PORT))).expect("bind the burst's port");
     inbox.set_read_timeout(Some(DEADLINE)).expect("set a deadline");
-    let outbox = from.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("a UDP socket");
+    let outbox = from.enter(|| UdpSocket::bind((unspecified(to), 0))).expect("a UDP socket");
     setsockopt(&outbox, sockopt::UdpGsoSegment, &i32::from(segment)).expect("UDP_SEGMENT");
     outbox.send_to(&datagrams(segment, count).concat(), (to, PORT)).expect("send a segmented packet");
     let mut buffer = vec![0; 1 << 16];
@@ -38,6 +44,8 @@ pub fn datagrams(segment: u16, count: usize) -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod gateway;
 #[cfg(test)]
+mod ipv6;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod world;

@@ -4,11 +4,11 @@ use std::net::Ipv4Addr;
 
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuHashMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuHashMap, ProgramArray, lpm_trie::Key},
     programs::{ProgramError, SchedClassifier, TestRunOptions, TestRunResult, Xdp},
 };
 use overlay_common::{
-    abi::{map, program},
+    abi::{map, program, tail_call},
     config::Config,
     endpoint::Endpoint,
     fdb::{FdbEntry, FdbKey},
@@ -108,10 +108,19 @@ impl World {
             .override_global(aya_log_level(), &0u8, true)
             .load_file(object)
             .expect("the BPF object loads");
-        for name in [program::FROM_ENDPOINT, program::FROM_UNDERLAY, program::FROM_TUNNEL, program::FROM_HOST]
-        {
+        let classifiers = [
+            program::FROM_ENDPOINT,
+            program::FROM_ENDPOINT6,
+            program::FROM_UNDERLAY,
+            program::FROM_TUNNEL,
+            program::FROM_HOST,
+        ];
+        for name in classifiers {
             classifier(&mut ebpf, name).load().expect("the verifier takes the program");
         }
+        let target = classifier(&mut ebpf, program::FROM_ENDPOINT6).fd().unwrap().try_clone().unwrap();
+        let mut calls: ProgramArray<_> = ebpf.map_mut(map::TAIL_CALLS).unwrap().try_into().unwrap();
+        calls.set(tail_call::FROM_ENDPOINT6, &target, 0).unwrap();
         let xdp: &mut Xdp = ebpf.program_mut(program::XDP_UNDERLAY).unwrap().try_into().unwrap();
         xdp.load().expect("the verifier takes the XDP program");
         let mut world = Self { ebpf };
@@ -136,6 +145,40 @@ impl World {
         world.put(map::HOST_ADDRS, MY_IFINDEX, addr);
         world.put(map::HOST_OWNERS, addr, MY_IFINDEX);
         world
+    }
+
+    /// With IPv6 in all networks and for all containers.
+    pub fn with_ipv6() -> Self {
+        let mut world = Self::load();
+        let mut me: HashMap<_, u32, Endpoint> =
+            world.ebpf.map_mut(map::ENDPOINTS).unwrap().try_into().unwrap();
+        let record = me.get(&MY_IFINDEX, 0).unwrap();
+        me.insert(MY_IFINDEX, Endpoint { ipv6: ME.ipv6().octets(), ..record }, 0).unwrap();
+        for vni in [VNI, VNI_ROUTED, VNI_SEPARATE] {
+            let gateway = addr(net_byte(vni), 1);
+            let mut networks: HashMap<_, u32, Network> =
+                world.ebpf.map_mut(map::NETWORKS).unwrap().try_into().unwrap();
+            let record = networks.get(&vni, 0).unwrap();
+            networks.insert(vni, Network { gateway_ipv6: gateway.ipv6().octets(), ..record }, 0).unwrap();
+            world.put(map::NEIGH, NeighKey { vni, addr: gateway.ipv6().into() }, Neigh::new(gateway.mac));
+            for scope in [vni, ANY_NETWORK] {
+                world.add_ipv6_route(scope, vni);
+            }
+        }
+        world.add_ipv6_route(VNI, VNI_ROUTED);
+        let places = [(VNI, ME), (VNI, LOCAL), (VNI, REMOTE), (VNI_ROUTED, ROUTED), (VNI_SEPARATE, SEPARATE)];
+        for (vni, at) in places {
+            world.put(map::NEIGH, NeighKey { vni, addr: at.ipv6().into() }, Neigh::new(at.mac));
+        }
+        world
+    }
+
+    fn add_ipv6_route(&mut self, scope: u32, vni: u32) {
+        let first = addr(net_byte(vni), 0).ipv6();
+        let key = RouteKey { scope_vni_be: scope.to_be(), addr: first.into() };
+        let mut routes: LpmTrie<_, RouteKey, u32> =
+            self.ebpf.map_mut(map::ROUTES).unwrap().try_into().unwrap();
+        routes.insert(&Key::new(SCOPE_BITS + 64, key), vni, 0).unwrap();
     }
 
     /// Makes the network of the container under test internal.
@@ -166,7 +209,7 @@ impl World {
 
     /// Says which rules' labels an endpoint has.
     pub fn set_bits(&mut self, (vni, peer_vni): (u32, u32), endpoint: Addr, bits: RuleBits) {
-        self.put(map::RULE_BITS, RuleBitsKey { vni, peer_vni, ipv4: endpoint.ip.octets() }, bits);
+        self.put(map::RULE_BITS, RuleBitsKey { vni, peer_vni, addr: endpoint.ip.into() }, bits);
     }
 
     /// Packets and flows that a rule let through.
@@ -256,7 +299,7 @@ impl World {
         for vni in [VNI, VNI_ROUTED, VNI_SEPARATE] {
             self.add_network(vni);
         }
-        let record = Endpoint { vni: VNI, ipv4: ME.ip.octets(), mac: ME.mac, pad: [0; 2] };
+        let record = Endpoint { vni: VNI, ipv4: ME.ip.octets(), mac: ME.mac, pad: [0; 2], ipv6: [0; 16] };
         self.put(map::ENDPOINTS, MY_IFINDEX, record);
         self.add_place(VNI, ME, FdbEntry::local(MY_IFINDEX));
         self.add_place(VNI, LOCAL, FdbEntry::local(MY_IFINDEX));
@@ -279,24 +322,29 @@ impl World {
 
     fn add_network(&mut self, vni: u32) {
         let gateway = addr(net_byte(vni), 1);
-        let record =
-            Network { gateway_ipv4: gateway.ip.octets(), gateway_mac: gateway.mac, mtu: MTU, flags: 0 };
+        let record = Network {
+            gateway_ipv4: gateway.ip.octets(),
+            gateway_mac: gateway.mac,
+            mtu: MTU,
+            flags: 0,
+            gateway_ipv6: [0; 16],
+        };
         self.put(map::NETWORKS, vni, record);
-        self.put(map::NEIGH, NeighKey { vni, ipv4: gateway.ip.octets() }, Neigh::new(gateway.mac));
+        self.put(map::NEIGH, NeighKey { vni, addr: gateway.ip.into() }, Neigh::new(gateway.mac));
         self.add_route(vni, vni);
         self.add_route(ANY_NETWORK, vni);
     }
 
     fn add_place(&mut self, vni: u32, at: Addr, entry: FdbEntry) {
         self.put(map::FDB, FdbKey::new(vni, at.mac), entry);
-        self.put(map::NEIGH, NeighKey { vni, ipv4: at.ip.octets() }, Neigh::new(at.mac));
+        self.put(map::NEIGH, NeighKey { vni, addr: at.ip.into() }, Neigh::new(at.mac));
     }
 
     fn add_route(&mut self, scope: u32, vni: u32) {
-        let key = RouteKey { scope_vni_be: scope.to_be(), ipv4: addr(net_byte(vni), 0).ip.octets() };
+        let key = RouteKey { scope_vni_be: scope.to_be(), addr: addr(net_byte(vni), 0).ip.into() };
         let mut routes: LpmTrie<_, RouteKey, u32> =
             self.ebpf.map_mut(map::ROUTES).unwrap().try_into().unwrap();
-        routes.insert(&Key::new(SCOPE_BITS + 24, key), vni, 0).unwrap();
+        routes.insert(&Key::new(SCOPE_BITS + 96 + 24, key), vni, 0).unwrap();
     }
 
     fn put<K: Pod, V: Pod>(&mut self, name: &str, key: K, value: V) {
