@@ -50,9 +50,8 @@ fn rehearse(host: &Host, others: &[&Netns], words: &[&str]) -> String {
 fn a_dry_run_of_any_change_tells_what_would_come_of_it_and_changes_nothing() {
     let cluster = one_host();
     let host = &cluster.hosts[0];
-    for name in ["net1", "net2"] {
-        cluster.network(name, &[]);
-    }
+    cluster.network("net1", &["--ipv6"]);
+    cluster.network("net2", &[]);
     let there = Container::attached(host, "net1", "there");
     let free = Netns::new("free");
     let others = [&free, there.netns()];
@@ -85,7 +84,8 @@ fn a_dry_run_of_any_change_tells_what_would_come_of_it_and_changes_nothing() {
     let created: Value = host.json(&["network", "create", "net3"]);
     assert_eq!(created, promised);
     let made: Value = host.json(&["attach", "net1", "--netns", free.name()]);
-    assert_eq!(made["ips"], attached["ips"]);
+    assert_eq!((&made["ips"], &made["routes"]), (&attached["ips"], &attached["routes"]));
+    assert_eq!(made["routes"][1]["dst"], "::/0", "{made}");
 }
 
 #[test]

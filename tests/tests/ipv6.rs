@@ -9,8 +9,6 @@ use overlay_tests::{
     drops::Drops,
     host::Host,
     oracle::expect_agreement,
-    packet::{DISCARD_PORT, Frame},
-    packet6::{ALL_NODES, Addr6},
     topology::{CONVERGENCE, Cluster, Plan, settle, two_hosts},
     traffic::{
         bulk,
@@ -146,38 +144,4 @@ fn senders_with_too_large_an_mtu_learn_the_right_one_instead_of_hanging() {
     assert_eq!(bulk::transfer(a.netns(), b.netns(), b.addr6().ip, 4 * MEGABYTE), Ok(()));
     let route = a.netns().ip(&["-6", "route", "get", &b.addr6().ip.to_string()]);
     assert!(route.contains("mtu 1450"), "the sender did not learn the MTU: {route}");
-}
-
-#[test]
-fn what_would_lead_neighbours_astray_is_not_delivered_and_counted_under_its_reason() {
-    let cluster = two_hosts(Wire::Offload);
-    let (a, b) = dual_pair(&cluster);
-    let (tap, victim) = (a.tap(), b.tap());
-    let (me, link_local, to) = (a.addr6(), Addr6::link_local(a.addr()), b.addr6());
-    let gateway = "fd00:77::1".parse().unwrap();
-    let cases = [
-        (DropReason::SpoofedIp, Frame::udp6(me.at(to.ip), to, (1, DISCARD_PORT), b"hostile")),
-        (DropReason::SpoofedNd, Frame::neighbour_advertisement(me, to, to.ip)),
-        (DropReason::SpoofedNd, Frame::neighbour_advertisement(me, ALL_NODES, gateway)),
-        (DropReason::RouterAdvertisement, Frame::router_advertisement(link_local, ALL_NODES)),
-        (DropReason::RouterAdvertisement, Frame::router_advertisement(link_local, to)),
-        (DropReason::Multicast, Frame::udp6(me, ALL_NODES, (1, DISCARD_PORT), b"hostile")),
-    ];
-    for (reason, frame) in cases {
-        let before = Drops::of(&cluster.hosts[0]);
-        tap.send(&frame);
-        wait::until("it is counted", DEADLINE, || {
-            Drops::of(&cluster.hosts[0]).since(&before).by_reason(reason) == 1
-        });
-    }
-    // The last packet that may pass tells that all before it would have arrived.
-    let good = Frame::udp6(me, to, (1, DISCARD_PORT), b"good");
-    tap.send(&good);
-    let mut others = Vec::new();
-    let arrived = victim.find(DEADLINE, |frame| {
-        let is_good = *frame == good;
-        others.extend((!is_good && frame.eth().source == a.addr().mac).then(|| frame.clone()));
-        is_good.then_some(())
-    });
-    assert!(arrived.is_some() && others.is_empty(), "{others:?}");
 }

@@ -576,7 +576,7 @@ fn only_drops_that_moved_are_changes() {
 
 #[test]
 fn maps_are_a_table_and_a_dump_ends_with_the_bpftool_command() {
-    let bpftool = "bpftool map dump pinned /sys/fs/bpf/overlay/maps-v1/fdb";
+    let bpftool = "bpftool map dump pinned /sys/fs/bpf/overlay/maps-v2/fdb";
     let map = MapView {
         name: "fdb".into(),
         entries: 1,
@@ -587,7 +587,7 @@ fn maps_are_a_table_and_a_dump_ends_with_the_bpftool_command() {
     let expected = lines(
         "
         |NAME  ENTRIES  CAPACITY  DESCRIPTION       BPFTOOL
-        |fdb   1        10        VNI, MAC to VTEP  bpftool map dump pinned /sys/fs/bpf/overlay/maps-v1/fdb",
+        |fdb   1        10        VNI, MAC to VTEP  bpftool map dump pinned /sys/fs/bpf/overlay/maps-v2/fdb",
     );
     assert_eq!(map::table(&[map], PLAIN), expected);
 
@@ -604,7 +604,7 @@ fn maps_are_a_table_and_a_dump_ends_with_the_bpftool_command() {
         |02:42:0a:00:00:02  256  -
         |x                  1    y
         |
-        |# bpftool map dump pinned /sys/fs/bpf/overlay/maps-v1/fdb",
+        |# bpftool map dump pinned /sys/fs/bpf/overlay/maps-v2/fdb",
     );
     assert_eq!(map::dump(&dump, PLAIN), expected);
 }
@@ -646,7 +646,7 @@ fn healthy() -> Status {
         repaired: 0,
         reconcile_error: None,
         quarantined: [].into(),
-        pin_dir: "/sys/fs/bpf/overlay/maps-v1".into(),
+        pin_dir: "/sys/fs/bpf/overlay/maps-v2".into(),
         warnings: vec![],
     }
 }
@@ -662,7 +662,7 @@ fn a_healthy_agent_shows_no_troubles() {
         |VTEP:      192.0.2.1, UDP port 4789
         |XDP:       off (as configured)
         |gateway:   172.18.0.0/16
-        |pins:      /sys/fs/bpf/overlay/maps-v1
+        |pins:      /sys/fs/bpf/overlay/maps-v2
         |store:     sqlite:///var/lib/overlay/overlay.db, revision 12
         |nodes:     2
         |networks:  2

@@ -1,6 +1,8 @@
 //! Packets that nobody honest sends: each is dropped where it first can be, with a reason of its own, and
 //! nothing of it arrives. The same in every XDP mode.
 
+mod ipv6;
+
 use etherparse::{ArpEthIpv4Packet, ArpOperation, Icmpv4Type, IpEcn};
 use overlay_common::verdict::DropReason::{self, *};
 use overlay_tests::{
