@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Command, CommandFactory as _, Parser, ValueEnum};
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
@@ -257,6 +257,12 @@ impl Config {
     }
 }
 
+/// The daemon's command line, for its manual page.
+#[must_use]
+pub fn command() -> Command {
+    Flags::command()
+}
+
 /// The agent of an eBPF overlay network: keeps this host's BPF maps true to the cluster's store.
 #[derive(Parser)]
 #[command(name = "overlay-agent", version)]
@@ -463,7 +469,6 @@ fn default_store(state_dir: &Path) -> Result<String, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use rstest::rstest;
     use std::process::Command;
 

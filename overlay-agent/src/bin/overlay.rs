@@ -5,8 +5,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use overlay_agent::cli::{self, Cli};
 
+fn main() -> ExitCode {
+    cli::complete();
+    run()
+}
+
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+async fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return cli::report_usage(&error),

@@ -5,7 +5,7 @@ use std::{io, net::IpAddr, path};
 use clap::Args;
 use overlay_common::mac::Mac;
 
-use super::{CliError, dry_run::DryRun, family, labels::Labels, output::Output};
+use super::{CliError, complete, dry_run::DryRun, family, labels::Labels, output::Output};
 use crate::{
     api::{
         client::Client,
@@ -24,6 +24,7 @@ Examples:
   overlay attach ov_net1 --pid 4242 --name web --alias www")]
 pub(super) struct Attach {
     /// Name of the network
+    #[arg(add = complete::networks())]
     network: Name,
     #[command(flatten)]
     container: Container,
@@ -58,6 +59,7 @@ Examples:
   overlay detach ov_net1 --name web")]
 pub(super) struct Detach {
     /// Name of the network
+    #[arg(add = complete::networks())]
     network: Name,
     #[command(flatten)]
     endpoint: Attached,
@@ -70,7 +72,7 @@ pub(super) struct Detach {
 #[group(required = true, multiple = false)]
 struct Container {
     /// Its network namespace: a path, or a name that `ip netns` knows
-    #[arg(long, value_name = "PATH|NAME", value_parser = netns)]
+    #[arg(long, value_name = "PATH|NAME", value_parser = netns, add = complete::namespaces())]
     netns: Option<NetnsRef>,
     /// A process in its network namespace
     #[arg(long, value_name = "PID", value_parser = pid)]
@@ -82,13 +84,13 @@ struct Container {
 #[group(required = true, multiple = false)]
 struct Attached {
     /// Its network namespace: a path, or a name that `ip netns` knows
-    #[arg(long, value_name = "PATH|NAME", value_parser = netns)]
+    #[arg(long, value_name = "PATH|NAME", value_parser = netns, add = complete::namespaces())]
     netns: Option<NetnsRef>,
     /// A process in its network namespace
     #[arg(long, value_name = "PID", value_parser = pid)]
     pid: Option<NetnsRef>,
     /// Name of the endpoint
-    #[arg(long)]
+    #[arg(long, add = complete::endpoints())]
     name: Option<Name>,
 }
 

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::{
-    CliError, drops,
+    CliError, complete, drops,
     dry_run::DryRun,
     labels::{self, Filter},
     output::{Field, Output, Style, field, or_dash},
@@ -37,8 +37,10 @@ pub(super) enum Command {
     )]
     Label {
         /// Name of the network
+        #[arg(add = complete::networks())]
         network: Name,
         /// Name of the endpoint
+        #[arg(add = complete::endpoints())]
         name: Name,
         /// Labels to set
         #[arg(value_name = "K=V", value_parser = labels::label, required_unless_present = "remove")]
@@ -53,6 +55,7 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  overlay endpoint inspect bbox1")]
     Inspect {
         /// Name or id of the endpoint
+        #[arg(add = complete::endpoints())]
         name: Name,
         #[command(flatten)]
         watch: Watch,

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use overlay_common::mac::Mac;
 
 use super::{
-    CliError,
+    CliError, complete,
     labels::Labels,
     output::{Output, Style, or_dash},
 };
@@ -38,8 +38,10 @@ Example:
     #[command(visible_alias = "remove", after_help = "Example:\n  overlay external rm ov_net1 plc")]
     Rm {
         /// Name of the network
+        #[arg(add = complete::networks())]
         network: Name,
         /// Name of the member
+        #[arg(add = complete::endpoints())]
         name: Name,
     },
 }
@@ -47,6 +49,7 @@ Example:
 #[derive(Debug, Args)]
 pub(super) struct Add {
     /// Name of the network
+    #[arg(add = complete::networks())]
     network: Name,
     /// Its address on the underlay
     #[arg(long, value_name = "IP")]

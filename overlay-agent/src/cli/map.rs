@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value};
 
 use super::{
-    CliError,
+    CliError, complete,
     output::{Output, Style},
     watch::Watch,
 };
@@ -27,6 +27,7 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  overlay map dump fdb")]
     Dump {
         /// Name of the map
+        #[arg(add = complete::maps())]
         name: Name,
         #[command(flatten)]
         watch: Watch,

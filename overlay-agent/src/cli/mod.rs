@@ -5,6 +5,7 @@
 
 mod attach;
 mod bugreport;
+mod complete;
 mod doctor;
 mod drops;
 mod dry_run;
@@ -12,6 +13,7 @@ mod endpoint;
 mod external;
 mod family;
 mod labels;
+mod manuals;
 mod map;
 mod network;
 mod node;
@@ -27,6 +29,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+pub use self::complete::complete;
 use self::output::{Format, Output};
 use crate::{
     api::client::{Client, ClientError},
@@ -102,6 +105,9 @@ enum Command {
     /// Look into the BPF maps
     #[command(subcommand)]
     Map(map::Command),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Manuals(manuals::Manuals),
 }
 
 /// Why a command failed.
@@ -190,6 +196,7 @@ impl Command {
             Self::Drops(drops) => drops.run(client, out).await,
             Self::Store(command) => command.run(client, out).await,
             Self::Map(command) => command.run(client, out).await,
+            Self::Manuals(manuals) => manuals.run(),
         }
     }
 }

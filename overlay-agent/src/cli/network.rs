@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use overlay_common::vni::Vni;
 
 use super::{
-    CliError,
+    CliError, complete,
     dry_run::DryRun,
     endpoint, family,
     labels::{self, Filter, Labels},
@@ -48,6 +48,7 @@ Examples:
     #[command(after_help = "Example:\n  overlay network inspect ov_net1")]
     Inspect {
         /// Name of the network
+        #[arg(add = complete::networks())]
         name: Name,
         #[command(flatten)]
         watch: Watch,
@@ -68,6 +69,7 @@ Examples:
     #[command(after_help = "Example:\n  overlay network rm ov_net1")]
     Rm {
         /// Name of the network
+        #[arg(add = complete::networks())]
         name: Name,
         #[command(flatten)]
         dry_run: DryRun,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::{
-    CliError,
+    CliError, complete,
     dry_run::DryRun,
     endpoint,
     output::{Output, Style, Text, age, field, or_dash, yes_or_no},
@@ -28,6 +28,7 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  overlay node inspect host2")]
     Inspect {
         /// Name of the node
+        #[arg(add = complete::nodes())]
         name: Name,
         #[command(flatten)]
         watch: Watch,
@@ -39,6 +40,7 @@ Examples:
   overlay node drain host2 --undo")]
     Drain {
         /// Name of the node
+        #[arg(add = complete::nodes())]
         name: Name,
         /// Let it take containers again
         #[arg(long)]
@@ -53,6 +55,7 @@ Examples:
   overlay node rm host2 --force")]
     Rm {
         /// Name of the node
+        #[arg(add = complete::nodes())]
         name: Name,
         /// Also if it is up or has containers: these lose their addresses at once
         #[arg(long)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::{
-    CliError,
+    CliError, complete,
     dry_run::DryRun,
     labels::{self, label},
     output::{Output, Style, or_dash},
@@ -40,6 +40,7 @@ Examples:
     #[command(visible_alias = "remove", after_help = "Example:\n  overlay policy rm 0a1b2c3d")]
     Rm {
         /// Id of the rule
+        #[arg(add = complete::rules())]
         id: RuleId,
         #[command(flatten)]
         dry_run: DryRun,
@@ -55,8 +56,10 @@ Examples:
 #[derive(Debug, Args)]
 pub(super) struct Pair {
     /// Name of a network
+    #[arg(add = complete::networks())]
     a: Name,
     /// Name of the other network
+    #[arg(add = complete::networks())]
     b: Name,
     #[command(flatten)]
     dry_run: DryRun,
@@ -66,8 +69,10 @@ pub(super) struct Pair {
 #[command(group(ArgGroup::new("rule").multiple(true)))]
 pub(super) struct Allow {
     /// Name of a network; with a rule, where flows are opened
+    #[arg(add = complete::networks())]
     a: Name,
     /// Name of the other network; with a rule, where flows are taken
+    #[arg(add = complete::networks())]
     b: Name,
     /// Only this protocol
     #[arg(long, value_name = "PROTOCOL", group = "rule")]

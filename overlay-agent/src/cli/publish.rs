@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::{
-    CliError,
+    CliError, complete,
     dry_run::DryRun,
     output::{Output, Style},
     watch::Watch,
@@ -51,8 +51,10 @@ pub(super) struct Unpublish {
 #[derive(Debug, Args)]
 struct Port {
     /// Name of the network
+    #[arg(add = complete::networks())]
     network: Name,
     /// Name of the endpoint, on this host
+    #[arg(add = complete::endpoints())]
     name: Name,
     /// Port of this host and port of the container
     #[arg(value_name = "HOSTPORT:PORT[/tcp|udp]")]

@@ -41,8 +41,8 @@ use crate::{
     model::{FrontEnd, Owner},
 };
 
-/// What somebody reads who starts the plugin by hand.
-const ABOUT: &str = "\
+/// What somebody reads who starts the plugin by hand, or looks for its manual page.
+pub const ABOUT: &str = "\
 overlay-cni is a CNI plugin: a container runtime runs it. It joins containers to overlay networks through the overlay-agent
 of this host. A conflist to begin with, in /etc/cni/net.d/:
 

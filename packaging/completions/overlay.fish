@@ -1,0 +1,2 @@
+# What can stand where, the program itself says.
+COMPLETE=fish overlay | source
