@@ -18,6 +18,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// What the package brings.
+    pub fn for_package() -> Self {
+        Self { release: true, next_layout: false }
+    }
+
     /// Everything that the tests run.
     pub fn for_tests() -> Self {
         Self { release: false, next_layout: true }

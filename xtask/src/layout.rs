@@ -61,6 +61,18 @@ pub fn bin_dir(release: bool) -> PathBuf {
     target().join(if release { "release" } else { "debug" })
 }
 
+/// Manual pages.
+#[must_use]
+pub fn manuals() -> PathBuf {
+    target().join("manuals")
+}
+
+/// Where Debian packages are made.
+#[must_use]
+pub fn deb_dir() -> PathBuf {
+    target().join("debian")
+}
+
 /// Target directory of the build with the next layout of the maps, for what is not shared with the others.
 #[must_use]
 pub fn next_layout() -> PathBuf {

@@ -5,7 +5,9 @@ mod build;
 mod build_ebpf;
 mod check;
 mod clean;
+mod deb;
 mod demo;
+mod manuals;
 mod next_layout;
 mod phases;
 mod setup;
@@ -46,6 +48,10 @@ enum Command {
     BuildEbpf(build_ebpf::Options),
     /// Build the BPF object and the agent's binaries
     Build(build::Options),
+    /// Write the manual pages, target/manuals
+    Manuals,
+    /// Make the Debian package, in target/debian
+    Deb,
     /// Format, lint and document; warnings are errors
     Check,
     /// Show the main job: two hosts, two networks, three containers, on real packets, as root
@@ -70,6 +76,8 @@ fn dispatch(command: &Command) -> Result<ExitCode> {
         Command::Setup => setup::run()?,
         Command::BuildEbpf(options) => build_ebpf::run(options)?,
         Command::Build(options) => build::run(options)?,
+        Command::Manuals => manuals::run()?,
+        Command::Deb => deb::run()?,
         Command::Check => check::run()?,
         Command::Demo(options) => return demo::run(options),
         Command::Test(options) => return test::run(options),

@@ -75,6 +75,10 @@ pub const BUILD_TOOLS: &[Package] = &[
     program("gcc", "cc"),
 ];
 
+/// What making the Debian package calls.
+pub const PACKAGING_TOOLS: &[Package] =
+    &[program("dpkg-dev", "dpkg-shlibdeps"), program("binutils", "strip")];
+
 /// What ZooKeeper's server runs on.
 pub const JAVA: &[Package] = &[program("openjdk-17-jre-headless", "java")];
 

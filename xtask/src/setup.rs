@@ -1,21 +1,24 @@
 //! `cargo xtask setup`: installs what building and testing need and this machine lacks. Every other
 //! subcommand takes what it needs from here, so nobody has to call it first.
 
-use std::time::Instant;
+use std::{path::PathBuf, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
     layout,
-    packages::{self, BUILD_TOOLS, COMPILER, LINKER, Package, TEST_TOOLS},
+    packages::{self, BUILD_TOOLS, COMPILER, LINKER, PACKAGING_TOOLS, Package, TEST_TOOLS},
     process, progress,
     servers::Kind,
     toolchain::{self, Compiler, Toolchain},
-    unpacked::{CNI_PLUGINS, DOCKER, DOCKER_COMPOSE, NGINX, PODMAN, POSTGRES, REDIS, TSHARK},
+    unpacked::{CNI_PLUGINS, DOCKER, DOCKER_COMPOSE, NGINX, PODMAN, POSTGRES, REDIS, SHELLS, TSHARK},
 };
 
 /// The linker's version: 0.13 is the first whose BTF maps the loader takes.
 const LINKER_VERSION: &str = "~0.13";
+
+/// cargo-deb's version: what a package is like hangs on it.
+const CARGO_DEB_VERSION: &str = "=3.8.0";
 
 /// Installs what is missing and says in one line what is used.
 pub fn run() -> Result<()> {
@@ -37,7 +40,7 @@ pub fn ensure_build_tools() -> Result<()> {
 pub fn ensure_servers() -> Result<()> {
     Kind::ALL.into_iter().try_for_each(Kind::ensure)?;
     ensure_container_servers()?;
-    let trees = [CNI_PLUGINS, DOCKER, DOCKER_COMPOSE, PODMAN, TSHARK];
+    let trees = [CNI_PLUGINS, DOCKER, DOCKER_COMPOSE, PODMAN, SHELLS, TSHARK];
     trees.iter().try_for_each(|tree| tree.ensure().map(drop))
 }
 
@@ -83,16 +86,37 @@ fn linker_packages(compiler: &Compiler) -> &'static [Package] {
 
 fn build_linker(compiler: &Compiler) -> Result<()> {
     let llvm = compiler.llvm();
-    let mut cargo = process::clean_command(process::cargo_program());
+    let mut cargo = cargo_install("bpf-linker", LINKER_VERSION);
     cargo
-        .args(["install", "bpf-linker", "--locked", "--force", "--version", LINKER_VERSION, "--root"])
-        .arg(layout::tools())
         .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
         .env("LLVM_PREFIX", toolchain::llvm_prefix(llvm));
-    let outcome = progress::run("building bpf-linker, about a minute", &mut cargo)?;
+    run_logged("building bpf-linker, about a minute", &mut cargo)
+}
+
+/// Builds what makes Debian packages, where it is not there yet; returns it.
+pub fn ensure_cargo_deb() -> Result<PathBuf> {
+    packages::ensure(PACKAGING_TOOLS)?;
+    let program = layout::tools().join("bin/cargo-deb");
+    if !program.is_file() {
+        let mut cargo = cargo_install("cargo-deb", CARGO_DEB_VERSION);
+        run_logged("building cargo-deb, about two minutes", &mut cargo)?;
+    }
+    Ok(program)
+}
+
+/// What builds a tool of crates.io into `target/tools`.
+fn cargo_install(tool: &str, version: &str) -> Command {
+    let mut cargo = process::clean_command(process::cargo_program());
+    cargo.args(["install", tool, "--locked", "--force", "--version", version, "--root"]).arg(layout::tools());
+    cargo
+}
+
+/// Runs what says much, which is kept and not shown.
+pub fn run_logged(what: &str, command: &mut Command) -> Result<()> {
+    let outcome = progress::run(what, command)?;
     layout::append_to_setup_log(&outcome.output)?;
     if !outcome.status.success() {
-        bail!("building bpf-linker failed: the whole output is in {}", layout::shown(&layout::setup_log()));
+        bail!("{what} failed: the whole output is in {}", layout::shown(&layout::setup_log()));
     }
     Ok(())
 }

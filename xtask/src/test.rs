@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use nix::unistd::geteuid;
 
-use crate::{build, layout, phases::Phases, process, setup};
+use crate::{build, deb, layout, phases::Phases, process, setup};
 
 /// Options of `cargo xtask test`.
 #[derive(Args, Debug)]
@@ -44,6 +44,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     setup::ensure_servers()?;
     phases.next("build");
     build::run(&build::Options::for_tests())?;
+    phases.next("package");
+    let package = deb::for_tests()?;
     phases.next("pure tests");
     let mut tally = cargo_test(PURE, &[], options)?;
     phases.next("tests in namespaces");
@@ -51,6 +53,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         ("OVERLAY_BIN_DIR", layout::bin_dir(false)),
         ("OVERLAY_BPF_OBJECT", layout::bpf_object()),
         ("OVERLAY_NEXT_LAYOUT_DIR", layout::next_layout_bin_dir()),
+        ("OVERLAY_DEB", package),
     ];
     tally += cargo_test(&["--package", "overlay-tests"], &built, options)?;
     phases.next("sum");

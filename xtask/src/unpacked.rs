@@ -195,6 +195,14 @@ pub const TSHARK: Tree = Tree {
     links: &[],
 };
 
+/// The shells beside bash whose completions we bring.
+pub const SHELLS: Tree = Tree {
+    name: "shells",
+    suite: None,
+    packages: &["fish", "fish-common", "libpcre2-32-0", "zsh", "zsh-common"],
+    links: &[],
+};
+
 /// Packages that are unpacked together.
 #[derive(Debug)]
 pub struct Tree {
