@@ -47,6 +47,8 @@ for shared in "$@"; do
     mkdir -p ".$shared"; mount --bind "$shared" ".$shared"
 done
 rm -rf etc/systemd/system/*.wants/* etc/machine-id var/log/journal
+# Says of a machine without a service manager that packages may start nothing.
+rm -f usr/sbin/policy-rc.d
 mkdir -p etc/systemd/system/multi-user.target.wants etc/systemd/system/sockets.target.wants
 for unit in systemd-sysctl systemd-modules-load systemd-udevd systemd-remount-fs systemd-journal-flush \
     systemd-networkd systemd-networkd-wait-online; do
