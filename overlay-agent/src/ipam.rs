@@ -274,6 +274,18 @@ pub struct Choice<Ip> {
     pub previous: Option<Revision>,
 }
 
+impl From<Choice<Ipv4Addr>> for Choice<IpAddr> {
+    fn from(Choice { ip, previous }: Choice<Ipv4Addr>) -> Self {
+        Self { ip: ip.into(), previous }
+    }
+}
+
+impl From<Choice<Ipv6Addr>> for Choice<IpAddr> {
+    fn from(Choice { ip, previous }: Choice<Ipv6Addr>) -> Self {
+        Self { ip: ip.into(), previous }
+    }
+}
+
 /// How long released addresses rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rest {

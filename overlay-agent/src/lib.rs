@@ -19,6 +19,7 @@ pub mod dns;
 pub mod docker;
 pub mod doctor;
 pub mod engine;
+pub mod family;
 pub mod ipam;
 pub mod ipam6;
 pub mod logging;

@@ -196,6 +196,51 @@ fn addresses_are_given_once_and_kept_through_a_restart_of_the_agent() {
 }
 
 #[test]
+fn a_network_of_both_families_has_a_pool_of_each_and_its_endpoints_an_address_of_each() {
+    let served = Served::new();
+    let pool = |subnet: &str, is_ipv6: bool| {
+        let asked = json!({"AddressSpace": "overlay-ebpf", "Pool": subnet, "SubPool": "",
+            "Options": {"overlay.name": "six"}, "V6": is_ipv6});
+        served.must("IpamDriver.RequestPool", &asked)
+    };
+    let pools = [pool("10.9.0.0/24", false), pool("fd00:9::/64", true)];
+    let gateway = json!({"PoolID": pools[1]["PoolID"], "Address": "fd00:9::99",
+        "Options": {"RequestAddressType": "com.docker.network.gateway"}});
+    assert_eq!(served.must("IpamDriver.RequestAddress", &gateway)["Address"], "fd00:9::99/64");
+    let data = |pool: &Value| json!({"AddressSpace": "overlay-ebpf", "Pool": pool["Pool"]});
+    let network = json!({"NetworkID": NETWORK, "IPv4Data": [data(&pools[0])], "IPv6Data": [data(&pools[1])],
+        "Options": {"com.docker.network.generic": {}, "com.docker.network.enable_ipv6": true}});
+    served.must("NetworkDriver.CreateNetwork", &network);
+    let made: Value = served.host().json(&["network", "inspect", "six"]);
+    assert_eq!((&made["ipv6_subnet"], &made["ipv6_gateway"]), (&json!("fd00:9::/64"), &json!("fd00:9::99")));
+
+    let address = |call: &str, pool: &Value, address: &str| {
+        served.must(call, &json!({"PoolID": pool["PoolID"], "Address": address, "Options": null}))["Address"]
+            .clone()
+    };
+    let given = |pool, wanted| address("IpamDriver.RequestAddress", pool, wanted);
+    assert_eq!(given(&pools[0], ""), "10.9.0.2/24");
+    assert_eq!(given(&pools[1], "fd00:9::77"), "fd00:9::77/64");
+    let create = json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT, "Options": {},
+        "Interface": {"Address": "10.9.0.2/24", "AddressIPv6": "fd00:9::77/64", "MacAddress": ""}});
+    let created = served.must("NetworkDriver.CreateEndpoint", &create);
+    assert_eq!(created, json!({"Interface": {"MacAddress": "02:42:0a:09:00:02"}}), "nothing that was given");
+    assert_eq!(served.must("NetworkDriver.CreateEndpoint", &create), created, "the same, when asked again");
+    let joined = served.must("NetworkDriver.Join", &of_endpoint());
+    assert_eq!((&joined["Gateway"], &joined["GatewayIPv6"]), (&json!("10.9.0.1"), &json!("fd00:9::99")));
+
+    // Who gives no addresses gets them, and one that was given back can be had again.
+    assert_eq!(given(&pools[1], ""), "fd00:9::2/64");
+    address("IpamDriver.ReleaseAddress", &pools[1], "fd00:9::2");
+    assert_eq!(given(&pools[1], "fd00:9::2"), "fd00:9::2/64");
+    served.must("NetworkDriver.DeleteEndpoint", &of_endpoint());
+    let nothing = json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT, "Interface": null});
+    let created = served.must("NetworkDriver.CreateEndpoint", &nothing);
+    assert_eq!(created["Interface"]["AddressIPv6"], "fd00:9::3/64", "{created}");
+    served.host().overlay(&["verify"]);
+}
+
+#[test]
 fn an_endpoint_that_waits_to_be_moved_outlives_the_agent() {
     let served = Served::new();
     served.network("blue");
@@ -238,14 +283,27 @@ fn what_is_wrong_is_answered_in_the_protocols_own_way() {
             json!({"NetworkID": "short", "IPv4Data": [{"Pool": "10.1.0.0/24"}]}),
             "no id of a network",
         ),
-        ("NetworkDriver.CreateNetwork", json!({"NetworkID": NETWORK, "IPv4Data": null}), "needs a subnet"),
+        (
+            "NetworkDriver.CreateNetwork",
+            json!({"NetworkID": NETWORK, "IPv4Data": null}),
+            "needs an IPv4 subnet",
+        ),
         ("NetworkDriver.CreateNetwork", pool("10.1.0.7/24"), "has bits set behind its prefix"),
-        ("NetworkDriver.CreateNetwork", pool("fd00::/64"), "no IPv6"),
+        ("NetworkDriver.CreateNetwork", pool("fd00::/64"), "needs an IPv4 subnet"),
         ("NetworkDriver.CreateEndpoint", of_endpoint(), "is not in the cluster"),
         ("NetworkDriver.CreateEndpoint", json!({"NetworkID": NETWORK, "EndpointID": "x"}), "hexadecimal"),
         ("NetworkDriver.Join", of_endpoint(), "is not in the cluster"),
         ("NetworkDriver.EndpointOperInfo", of_endpoint(), "is not there"),
-        ("IpamDriver.RequestPool", json!({"V6": true}), "--ipv6"),
+        (
+            "IpamDriver.RequestPool",
+            json!({"V6": true, "Pool": "fe80::/64"}),
+            "has no addresses for containers",
+        ),
+        (
+            "IpamDriver.RequestPool",
+            json!({"V6": true, "Pool": "fd00::/64", "SubPool": "fd00::/80"}),
+            "IPv4 alone",
+        ),
         ("IpamDriver.RequestPool", json!({"Pool": "ten"}), "is no network"),
         ("IpamDriver.RequestAddress", json!({"PoolID": "x"}), "pool is not known"),
     ] {

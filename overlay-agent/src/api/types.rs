@@ -60,6 +60,14 @@ pub struct CreateIpv6 {
     pub gateway: Option<Ipv6Addr>,
 }
 
+impl CreateIpv6 {
+    /// IPv6, if it is asked for as such or by anything that is said of it.
+    #[must_use]
+    pub fn asked(asked: bool, subnet: Option<Ipv6Net>, gateway: Option<Ipv6Addr>) -> Option<Self> {
+        (asked || subnet.is_some() || gateway.is_some()).then_some(Self { subnet, gateway })
+    }
+}
+
 /// A network: `POST /v1/networks`, `GET /v1/networks`, `GET /v1/networks/{name}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkView {

@@ -5,12 +5,13 @@ use std::{io, net::IpAddr, path};
 use clap::Args;
 use overlay_common::mac::Mac;
 
-use super::{CliError, complete, dry_run::DryRun, family, labels::Labels, output::Output};
+use super::{CliError, complete, dry_run::DryRun, labels::Labels, output::Output};
 use crate::{
     api::{
         client::Client,
         types::{AttachRequest, DetachRequest, DetachResult, NetnsRef},
     },
+    family,
     model::{Name, Publication},
 };
 
@@ -119,13 +120,7 @@ impl Attach {
 
     pub(super) fn request(self) -> Result<(Name, AttachRequest), CliError> {
         let Self { network, container, name, aliases, labels, ifname, ips, mac, publish, dry_run: _ } = self;
-        let (mut ip, mut ipv6) = (None, None);
-        for given in ips {
-            match given {
-                IpAddr::V4(given) => family::once("--ip", &mut ip, given)?,
-                IpAddr::V6(given) => family::once("--ip", &mut ipv6, given)?,
-            }
-        }
+        let (ip, ipv6) = family::addresses("--ip", ips)?;
         let netns = container.netns.or(container.pid).expect("clap demands one of the group");
         let labels = labels.into();
         let request = AttachRequest {

@@ -11,7 +11,6 @@ mod drops;
 mod dry_run;
 mod endpoint;
 mod external;
-mod family;
 mod labels;
 mod manuals;
 mod map;
@@ -34,6 +33,7 @@ use self::output::{Format, Output};
 use crate::{
     api::client::{Client, ClientError},
     config::AccessError,
+    family::SameFamily,
     model::rule::PortsWithoutProtocol,
     paths,
     store::transfer::TransferError,
@@ -148,15 +148,8 @@ pub enum CliError {
     #[error(transparent)]
     Rule(#[from] PortsWithoutProtocol),
     /// Two values where one of each family is meant.
-    #[error("{option} {first} and {second} are of one family: give one of each")]
-    SameFamily {
-        /// The option.
-        option: &'static str,
-        /// One value.
-        first: String,
-        /// The other.
-        second: String,
-    },
+    #[error(transparent)]
+    SameFamily(#[from] SameFamily),
     /// The result cannot be printed.
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),
@@ -211,7 +204,7 @@ pub fn report(error: &CliError) -> ExitCode {
         eprintln!("overlay: {}", output::printable(&error.to_string()));
     }
     match error {
-        CliError::NotVerified(_) | CliError::Rule(_) | CliError::SameFamily { .. } => ExitCode::from(2),
+        CliError::NotVerified(_) | CliError::Rule(_) | CliError::SameFamily(_) => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }
 }

@@ -9,7 +9,7 @@ use overlay_common::vni::Vni;
 use super::{
     CliError, complete,
     dry_run::DryRun,
-    endpoint, family,
+    endpoint,
     labels::{self, Filter, Labels},
     output::{Output, Style, field, or_dash, yes_or_no},
     watch::Watch,
@@ -19,6 +19,7 @@ use crate::{
         client::{Client, ClientError},
         types::{CreateIpv6, CreateNetwork, ErrorCode, NetworkView},
     },
+    family,
     model::Name,
 };
 
@@ -155,21 +156,9 @@ impl TryFrom<Create> for CreateNetwork {
             dry_run: _,
         } = create;
         let labels = labels.into();
-        let (mut subnet, mut subnet6, mut gateway, mut gateway6) = (None, None, None, None);
-        for given in subnets {
-            match given {
-                IpNet::V4(net) => family::once("--subnet", &mut subnet, net)?,
-                IpNet::V6(net) => family::once("--subnet", &mut subnet6, net)?,
-            }
-        }
-        for given in gateways {
-            match given {
-                IpAddr::V4(ip) => family::once("--gateway", &mut gateway, ip)?,
-                IpAddr::V6(ip) => family::once("--gateway", &mut gateway6, ip)?,
-            }
-        }
-        let wants_ipv6 = ipv6 || subnet6.is_some() || gateway6.is_some();
-        let ipv6 = wants_ipv6.then_some(CreateIpv6 { subnet: subnet6, gateway: gateway6 });
+        let (subnet, subnet6) = family::subnets("--subnet", subnets)?;
+        let (gateway, gateway6) = family::addresses("--gateway", gateways)?;
+        let ipv6 = CreateIpv6::asked(ipv6, subnet6, gateway6);
         Ok(Self { name, subnet, gateway, ip_range, ipv6, vni, mtu, internal, multicast, labels })
     }
 }

@@ -54,7 +54,6 @@ pub async fn add(client: &Client, environment: &Environment, config: &Config) ->
 fn request(netns: NetnsRef, attachment: &DetachOwned, args: &Args, wishes: Wishes) -> AttachRequest {
     let (name, aliases) = engine::names(&attachment.owner.id, args.pod.as_deref(), wishes.aliases);
     AttachRequest {
-        ipv6: None,
         netns,
         name,
         // Another host may run a container of the same name, as with any engine.
@@ -63,6 +62,7 @@ fn request(netns: NetnsRef, attachment: &DetachOwned, args: &Args, wishes: Wishe
         labels: wishes.labels,
         ifname: attachment.ifname.clone(),
         ip: wishes.ip,
+        ipv6: wishes.ipv6,
         mac: wishes.mac,
         publish: wishes.publish,
         owner: Some(attachment.owner.clone()),

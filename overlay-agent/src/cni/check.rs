@@ -94,17 +94,17 @@ fn compare(
         return Err(format!("{ifname} is down"));
     }
     compare_mac(interface, endpoint, state)?;
-    let own = IpNet::V4(endpoint.ip);
+    let own = [Some(IpNet::V4(endpoint.ip)), endpoint.ipv6.map(IpNet::V6)].into_iter().flatten();
     let named = expected.ips.iter().filter(|ip| ip.interface == Some(position));
-    for address in named.clone().map(|ip| ip.address).chain([own]) {
-        if !state.addresses.iter().any(|there| IpNet::V4(*there) == address) {
+    for address in named.clone().map(|ip| ip.address).chain(own) {
+        if !state.addresses.contains(&address) {
             return Err(format!("{ifname} has lost its address {address}"));
         }
     }
     let gateways: Vec<IpAddr> = named.filter_map(|ip| ip.gateway).collect();
     let ours = |route: &&Route| route.gw.is_some_and(|gw| gateways.contains(&gw));
     for route in expected.routes.iter().filter(ours) {
-        if !state.routes.iter().any(|there| IpNet::V4(*there) == route.dst) {
+        if !state.routes.contains(&route.dst) {
             return Err(format!("the route to {} through {ifname} is gone", route.dst));
         }
     }

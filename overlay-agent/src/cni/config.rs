@@ -3,7 +3,12 @@
 //! What every command needs is read by [`Config::read`]. What only an ADD needs is read by [`Config::wishes`], so that a
 //! container can be deleted by a configuration that could not add it any more.
 
-use std::{collections::BTreeMap, fmt::Display, net::IpAddr, net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use overlay_common::mac::Mac;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -16,7 +21,8 @@ use super::{
     version::Version,
 };
 use crate::{
-    api::types::CreateNetwork,
+    api::types::{CreateIpv6, CreateNetwork},
+    family::{self, PerFamily, SameFamily},
     model::{ForeignId, Name, Protocol, Publication},
     paths,
 };
@@ -37,12 +43,13 @@ const FOREIGN_KEYS: [&str; 11] = [
 ];
 
 /// Keys that this plugin understands.
-const OWN_KEYS: [&str; 13] = [
+const OWN_KEYS: [&str; 14] = [
     "network",
     "socket",
     "subnet",
     "gateway",
     "ipRange",
+    "ipv6",
     "vni",
     "mtu",
     "internal",
@@ -73,8 +80,10 @@ pub struct Wishes {
     pub network: CreateNetwork,
     /// Whether the network is to be internal, if that is said.
     pub internal: Option<bool>,
-    /// The container's address.
+    /// The container's IPv4 address.
     pub ip: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
     /// Its hardware address.
     pub mac: Option<Mac>,
     /// Other names of it.
@@ -169,7 +178,7 @@ impl Config {
         let runtime: Runtime = self.field("runtimeConfig")?.unwrap_or_default();
         let conventions: Conventions = self.field::<AllArgs>("args")?.unwrap_or_default().cni;
         let ips = if runtime.ips.is_empty() { &conventions.ips } else { &runtime.ips };
-        let ip = one_address(ips)?.or(args.ip);
+        let (ip, ipv6) = addresses(ips, args)?;
         let mac = runtime.mac.as_deref().filter(|mac| !mac.is_empty());
         let mac =
             mac.map(|mac| mac.parse().map_err(|e| unsupported("mac", &mac, e))).transpose()?.or(args.mac);
@@ -181,12 +190,16 @@ impl Config {
             ));
         }
         let internal: Option<bool> = self.field("internal")?;
+        let twice = |e: SameFamily| CniError::config(e.to_string());
+        let (subnet, subnet6) = family::subnets("subnet", self.list("subnet")?).map_err(twice)?;
+        let (gateway, gateway6) = family::addresses("gateway", self.list("gateway")?).map_err(twice)?;
+        let asks_ipv6 = self.field("ipv6")?.unwrap_or_default();
         Ok(Wishes {
             network: CreateNetwork {
-                ipv6: None,
                 name: self.network()?,
-                subnet: self.field("subnet")?,
-                gateway: self.field("gateway")?,
+                subnet,
+                gateway,
+                ipv6: CreateIpv6::asked(asks_ipv6, subnet6, gateway6),
                 ip_range: self.field("ipRange")?,
                 vni: self.field("vni")?,
                 mtu: self.field("mtu")?,
@@ -196,6 +209,7 @@ impl Config {
             },
             internal,
             ip,
+            ipv6,
             mac,
             aliases: aliases(runtime.aliases.get(self.name.as_str()))?,
             labels: conventions.labels.into_iter().map(|label| (label.key, label.value)).collect(),
@@ -227,6 +241,14 @@ impl Config {
 
     fn field<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, CniError> {
         field(&self.object, key)
+    }
+
+    /// A field that is one value or a list of them.
+    fn list<T: DeserializeOwned>(&self, key: &str) -> Result<Vec<T>, CniError> {
+        match self.object.get(key) {
+            Some(Value::Array(_)) => Ok(self.field(key)?.unwrap_or_default()),
+            _ => Ok(self.field(key)?.into_iter().collect()),
+        }
     }
 }
 
@@ -302,21 +324,13 @@ struct Label {
     value: String,
 }
 
-/// Addresses come with the length of a prefix or without; that of the network holds.
-fn one_address(ips: &[String]) -> Result<Option<Ipv4Addr>, CniError> {
-    let all = || format!("{ips:?}");
-    let (first, more) = match ips {
-        [] => return Ok(None),
-        [first, more @ ..] => (first, more),
-    };
-    if !more.is_empty() {
-        return Err(unsupported("ips", &all(), "an attachment has one IPv4 address"));
-    }
-    match first.split('/').next().unwrap_or_default().parse() {
-        Ok(IpAddr::V4(ip)) => Ok(Some(ip)),
-        Ok(IpAddr::V6(_)) => Err(unsupported("ips", &all(), "containers have IPv4 addresses only")),
-        Err(e) => Err(unsupported("ips", &all(), e)),
-    }
+/// Addresses come with the length of a prefix or without; those of the network hold. Without any, what the environment says.
+fn addresses(ips: &[String], args: &Args) -> Result<PerFamily<Ipv4Addr, Ipv6Addr>, CniError> {
+    let wrong = |e: &dyn Display| unsupported("ips", &format!("{ips:?}"), e);
+    let parse = |ip: &String| ip.split('/').next().unwrap_or_default().parse().map_err(|e| wrong(&e));
+    let named = ips.iter().map(parse).collect::<Result<Vec<IpAddr>, _>>()?;
+    let asked = if named.is_empty() { &args.ips } else { &named };
+    family::addresses("ips", asked.iter().copied()).map_err(|e| wrong(&e))
 }
 
 fn aliases(names: Option<&Vec<String>>) -> Result<Vec<Name>, CniError> {
@@ -383,6 +397,13 @@ mod tests {
                 "vni": 900, "mtu": 1400, "internal": true, "labels": {"team": "db"}
             })
         );
+        let dual = json!({"subnet": ["fd00:9::/64", "10.9.0.0/24"], "gateway": "fd00:9::99"});
+        let dual = self::wishes(&dual).unwrap().network;
+        assert_eq!(dual.subnet, "10.9.0.0/24".parse().ok());
+        let ipv6 = CreateIpv6 { subnet: "fd00:9::/64".parse().ok(), gateway: "fd00:9::99".parse().ok() };
+        assert_eq!((dual.gateway, dual.ipv6), (None, Some(ipv6)));
+        let chosen = self::wishes(&json!({"ipv6": true})).unwrap().network.ipv6;
+        assert_eq!(chosen, Some(CreateIpv6::default()));
         let plain = config(&json!({})).unwrap().wishes(&Args::default()).unwrap();
         assert_eq!((plain.network.name.as_str(), plain.internal, plain.network.vni), ("blue", None, None));
     }
@@ -396,7 +417,7 @@ mod tests {
                     {"hostPort": 53, "containerPort": 5353, "protocol": "udp"},
                     {"containerPort": 99, "protocol": "tcp"}
                 ],
-                "ips": ["10.9.0.7/16"], "mac": "02:42:00:00:00:07",
+                "ips": ["fd00:9::7/64", "10.9.0.7/16"], "mac": "02:42:00:00:00:07",
                 "aliases": {"blue": ["www", "4f2a"], "red": ["other"]},
                 "dns": {"servers": ["9.9.9.9"], "searches": ["example.org"], "options": ["ndots:2"]}
             },
@@ -406,6 +427,7 @@ mod tests {
         let wishes = wishes(&said).unwrap();
         let publish: Vec<String> = wishes.publish.iter().map(Publication::to_string).collect();
         assert_eq!(publish, ["8080:80/tcp", "53:5353/udp"]);
+        assert_eq!(wishes.ipv6, "fd00:9::7".parse().ok());
         assert_eq!((wishes.ip, wishes.mac), (Some([10, 9, 0, 7].into()), "02:42:00:00:00:07".parse().ok()));
         assert_eq!(wishes.aliases.iter().map(Name::as_str).collect::<Vec<_>>(), ["www", "4f2a"]);
         assert_eq!(wishes.labels, [("app".to_owned(), "web".to_owned())].into());
@@ -418,8 +440,10 @@ mod tests {
     #[rstest]
     #[case(json!({"subnets": "10.9.0.0/24"}), 2, "subnets \"10.9.0.0/24\": there is no such option")]
     #[case(json!({"ipam": {"type": "host-local"}}), 2, "ipam {\"type\":\"host-local\"}")]
-    #[case(json!({"runtimeConfig": {"ips": ["10.0.0.1", "10.0.0.2"]}}), 2, "one IPv4 address")]
-    #[case(json!({"runtimeConfig": {"ips": ["fd00::1"]}}), 2, "IPv4 addresses only")]
+    #[case(json!({"runtimeConfig": {"ips": ["10.0.0.1", "10.0.0.2"]}}), 2, "one of each")]
+    #[case(json!({"runtimeConfig": {"ips": ["fd00::1", "10.0.0.1", "fd00::2/64"]}}), 2, "one of each")]
+    #[case(json!({"subnet": ["10.9.0.0/24", "10.8.0.0/24"]}), 7, "subnet 10.9.0.0/24 and 10.8.0.0/24")]
+    #[case(json!({"ipv6": "yes"}), 7, "ipv6 \"yes\"")]
     #[case(json!({"runtimeConfig": {"ips": ["ten"]}}), 2, "ips [\"ten\"]: invalid IP address")]
     #[case(json!({"runtimeConfig": {"mac": "x"}}), 2, "mac x")]
     #[case(json!({"runtimeConfig": {"aliases": {"blue": ["a b"]}}}), 2, "aliases a b")]

@@ -1,6 +1,6 @@
 //! What a runtime says in the environment: the command, the container, and the arguments of its user.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, fmt, net::IpAddr, path::PathBuf};
 
 use overlay_common::mac::Mac;
 
@@ -163,8 +163,8 @@ pub(super) fn foreign_id(text: &str) -> Result<ForeignId, String> {
 pub struct Args {
     /// `K8S_POD_NAME`: what people call the container. Podman sets it too.
     pub pod: Option<String>,
-    /// `IP`.
-    pub ip: Option<Ipv4Addr>,
+    /// `IP`: one, or one of each family with a comma between them.
+    pub ips: Vec<IpAddr>,
     /// `MAC`.
     pub mac: Option<Mac>,
 }
@@ -182,7 +182,10 @@ impl Args {
                     ignore_unknown = matches!(value, "1" | "true" | "True" | "TRUE" | "t" | "T");
                 }
                 "K8S_POD_NAME" => args.pod = Some(value.to_owned()).filter(|name| !name.is_empty()),
-                "IP" => args.ip = Some(value.parse().map_err(|_| invalid("IPv4 address"))?),
+                "IP" => {
+                    let ips = value.split(',').map(str::parse).collect::<Result<_, _>>();
+                    args.ips = ips.map_err(|_| invalid("IP address"))?;
+                }
                 "MAC" => args.mac = Some(value.parse().map_err(|_| invalid("MAC address"))?),
                 // Kubernetes and its like say of themselves what only some plugins want to know.
                 key if key.starts_with("K8S_") => {}
@@ -252,13 +255,13 @@ mod tests {
         let args = |text: &str| environment(&[(ARGS, text)]).args();
         let kubernetes = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=1";
         assert_eq!(args(kubernetes).unwrap().pod.as_deref(), Some("web"));
-        let all = args("IP=10.0.0.9;MAC=02:42:00:00:00:09").unwrap();
+        let all = args("IP=10.0.0.9,fd00::9;MAC=02:42:00:00:00:09").unwrap();
         assert_eq!(
-            (all.ip, all.mac),
-            (Some([10, 0, 0, 9].into()), Some("02:42:00:00:00:09".parse().unwrap()))
+            (all.ips, all.mac),
+            (vec!["10.0.0.9".parse().unwrap(), "fd00::9".parse().unwrap()], "02:42:00:00:00:09".parse().ok())
         );
         assert_eq!(args("IgnoreUnknown=1;FOO=x"), Ok(Args::default()));
-        for (bad, expected) in [("FOO=x", "FOO"), ("IP", "no KEY=VALUE"), ("IP=ten", "no IPv4 address")] {
+        for (bad, expected) in [("FOO=x", "FOO"), ("IP", "no KEY=VALUE"), ("IP=ten", "no IP address")] {
             let error = args(bad).unwrap_err();
             assert_eq!(error.code, 4);
             assert!(error.details.contains(expected), "{error:?}");

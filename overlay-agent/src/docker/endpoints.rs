@@ -1,6 +1,9 @@
 //! Endpoints: the engine makes one, moves its device into the container, publishes its ports, and takes it apart again.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use overlay_common::mac::Mac;
 use serde_json::{Map, Value};
@@ -32,27 +35,28 @@ const MAC_ADDRESS: &str = "com.docker.network.endpoint.macaddress";
 /// Claims what an endpoint needs and makes its devices. What Docker has decided is taken as it is.
 pub(super) async fn create(driver: Arc<Driver>, request: CreateEndpoint) -> Answer<CreatedEndpoint> {
     let given = request.interface.unwrap_or_default();
-    if !given.address_ipv6.is_empty() {
-        return Err("this driver knows no IPv6".into());
-    }
-    let ip = parse_address(&given.address)?;
+    let ip = parse_address::<Ipv4Addr>(&given.address)?;
+    let ipv6 = parse_address::<Ipv6Addr>(&given.address_ipv6)?;
     let mac = parse_mac(&given.mac_address)?;
     let id = endpoint_id(&request.endpoint_id)?;
     let service = driver.service().await?;
     let network = networks::find(&service, &request.network_id)?;
-    let there = find(&service, &request.endpoint_id).ok().filter(|e| ip.is_none_or(|ip| ip == e.ipv4));
+    let is_meant = |e: &Endpoint| ip.is_none_or(|ip| ip == e.ipv4) && (ipv6.is_none() || ipv6 == e.ipv6);
+    let there = find(&service, &request.endpoint_id).ok().filter(is_meant);
     let endpoint = match there {
         Some(endpoint) => endpoint,
         None => {
             let name =
                 short(&request.endpoint_id).parse().map_err(|e: crate::model::InvalidName| e.to_string())?;
             let owner = owner(&request.network_id, &request.endpoint_id)?;
-            service.hand_over(&network.name, HandOver { id, owner, name, ip, mac }).await?
+            service.hand_over(&network.name, HandOver { id, owner, name, ip, ipv6, mac }).await?
         }
     };
-    let subnet = ipnet::Ipv4Net::new(endpoint.ipv4, network.subnet.prefix_len());
+    let with_prefix = |chosen: IpAddr| network.with_prefix(chosen).to_string();
+    let chosen_ipv6 = endpoint.ipv6.filter(|_| ipv6.is_none());
     let interface = CreatedInterface {
-        address: subnet.ok().filter(|_| ip.is_none()).map(|address| address.to_string()),
+        address: ip.is_none().then(|| with_prefix(endpoint.ipv4.into())),
+        address_ipv6: chosen_ipv6.map(|chosen| with_prefix(chosen.into())),
         mac_address: mac.is_none().then(|| endpoint.mac.to_string()),
     };
     Ok(CreatedEndpoint { interface })
@@ -80,9 +84,11 @@ pub(super) async fn join(driver: Arc<Driver>, request: Join) -> Answer<Joined> {
     let endpoint = find(&service, &request.endpoint_id)?;
     let netns = Some(request.sandbox_key).filter(|path| !path.is_empty());
     service.learn(&endpoint.id, Learned { netns, ..Learned::default() }).await?;
+    let gateway_ipv6 = network.ipv6.filter(|_| endpoint.ipv6.is_some() && !network.internal);
     Ok(Joined {
         interface_name: InterfaceName { src_name: paths::container_end(&endpoint.id), dst_prefix: PREFIX },
         gateway: (!network.internal).then(|| network.gateway.to_string()),
+        gateway_ipv6: gateway_ipv6.map(|ipv6| ipv6.gateway.to_string()),
     })
 }
 

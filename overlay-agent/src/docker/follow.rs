@@ -215,11 +215,11 @@ impl Follower {
             if is_known || is_nameless || !network.made_by_engine {
                 continue;
             }
+            let subnets: Vec<_> = network.subnets().map(|subnet| json!({"Subnet": subnet})).collect();
             let wanted = json!({
                 "Name": network.name, "Driver": self.driver, "CheckDuplicate": true, "Internal": network.internal,
-                "Options": {NAME: network.name, COPY: "true"},
-                "IPAM": {"Driver": self.driver, "Options": {NAME: network.name},
-                         "Config": [{"Subnet": network.subnet}]},
+                "EnableIPv6": network.ipv6.is_some(), "Options": {NAME: network.name, COPY: "true"},
+                "IPAM": {"Driver": self.driver, "Options": {NAME: network.name}, "Config": subnets},
             });
             let made = self.engine.post("/networks/create", &wanted).await;
             if let Err(e) = made

@@ -30,7 +30,10 @@ use std::{ffi::OsStr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{net::UnixListener, sync::watch, time::timeout};
 
-use crate::service::{Service, ServiceError};
+use crate::{
+    family::SameFamily,
+    service::{Service, ServiceError},
+};
 
 /// How long a call waits for an agent that starts.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -42,6 +45,12 @@ struct Refusal(String);
 
 impl From<ServiceError> for Refusal {
     fn from(error: ServiceError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<SameFamily> for Refusal {
+    fn from(error: SameFamily) -> Self {
         Self(error.to_string())
     }
 }

@@ -1,6 +1,8 @@
 //! Networks as the engine makes and removes them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
 
 use super::{
     Answer, Driver, Refusal,
@@ -10,6 +12,7 @@ use super::{
 };
 use crate::{
     api::types,
+    family,
     model::{EngineNetwork, ForeignId, Name, Network},
     service::{Service, Wanted},
 };
@@ -21,12 +24,11 @@ pub(super) const SHORT_ID: usize = 12;
 pub(super) async fn create(driver: Arc<Driver>, request: protocol::CreateNetwork) -> Answer<Empty> {
     let id = parse_id(&request.network_id)?;
     let options = Options::parse(&request.options)?;
-    let pool = only_pool(&request, &options)?;
     let service = driver.service().await?;
-    let wanted = wanted(&driver, &id, &options, pool)?;
+    let wanted = wanted(&driver, &id, &options, &request)?;
     let name = wanted.network.name.clone();
     check_internal(&service, &name, options.internal)?;
-    service.join_network(wanted).await.map_err(|e| Refusal(format!("{e}{}", hint(&options, pool))))?;
+    service.join_network(wanted).await.map_err(|e| Refusal(format!("{e}{}", hint(&options, &request))))?;
     for other in &options.allow {
         if let Err(e) = service.allow(&name, other).await {
             // Docker forgets a network that could not be created, and so do we.
@@ -75,50 +77,71 @@ pub(super) fn provisional_name(id: &str) -> Answer<Name> {
     format!("docker-{digits}").parse().map_err(|e: crate::model::InvalidName| Refusal(e.to_string()))
 }
 
-fn only_pool<'a>(request: &'a protocol::CreateNetwork, options: &Options) -> Answer<&'a Pool> {
-    if options.ipv6 || !request.ipv6.is_empty() {
-        return Err("this driver knows no IPv6: create the network without --ipv6".into());
+/// What a pool is about, and what was asked of us for it before.
+struct Claimed {
+    subnet: IpNet,
+    gateway: Option<IpAddr>,
+    pending: Option<PendingPool>,
+}
+
+impl Claimed {
+    fn take(driver: &Driver, options: &Options, pool: &Pool) -> Answer<Self> {
+        if !pool.aux_addresses.is_empty() {
+            return Err("this driver knows no --aux-address: keep addresses out with --ip-range".into());
+        }
+        let subnet = parse_net("subnet", &pool.pool)?.ok_or("a network needs a subnet")?;
+        let pending = (pool.address_space == ADDRESS_SPACE).then(|| {
+            driver.pools.take(subnet, options.name.as_ref()).ok_or_else(|| {
+                Refusal(format!(
+                    "{subnet} was not asked for by this network, or under another {NAME}: create it again"
+                ))
+            })
+        });
+        let pending = pending.transpose()?;
+        let gateway = match &pending {
+            Some(PendingPool { gateway, .. }) => Some(*gateway),
+            None => parse_address(&pool.gateway)?,
+        };
+        Ok(Self { subnet, gateway, pending })
     }
-    match &request.ipv4[..] {
-        [pool] if pool.aux_addresses.is_empty() => Ok(pool),
-        [_] => Err("this driver knows no --aux-address: keep addresses out with --ip-range".into()),
-        [] => Err("a network needs a subnet: do not use --ipam-driver null".into()),
-        _ => Err("a network has one subnet: give --subnet once".into()),
+
+    /// The pool of one family that was asked for before.
+    fn pending(pools: &[Self], is_ipv6: bool) -> Option<&PendingPool> {
+        pools.iter().find(|pool| pool.subnet.addr().is_ipv6() == is_ipv6)?.pending.as_ref()
     }
 }
 
-fn wanted(driver: &Driver, id: &ForeignId, options: &Options, pool: &Pool) -> Answer<Wanted> {
-    let subnet = parse_net("subnet", &pool.pool)?.ok_or("a network needs a subnet")?;
-    let pending = (pool.address_space == ADDRESS_SPACE).then(|| {
-        driver.pools.take(subnet, options.name.as_ref()).ok_or_else(|| {
-            Refusal(format!(
-                "{subnet} was not asked for by this network, or under another {NAME}: create it again"
-            ))
-        })
-    });
-    let pending = pending.transpose()?;
-    let named = options.name.clone().or_else(|| pending.as_ref().and_then(|pool| pool.name.clone()));
-    let gateway = match &pending {
-        Some(PendingPool { gateway, .. }) => Some(*gateway),
-        None => parse_address(&pool.gateway)?,
-    };
+fn wanted(
+    driver: &Driver,
+    id: &ForeignId,
+    options: &Options,
+    request: &protocol::CreateNetwork,
+) -> Answer<Wanted> {
+    let pools = request.ipv4.iter().chain(&request.ipv6);
+    let pools: Vec<_> = pools.map(|pool| Claimed::take(driver, options, pool)).collect::<Answer<_>>()?;
+    let (subnet, subnet6) = family::subnets("--subnet", pools.iter().map(|pool| pool.subnet))?;
+    let (gateway, gateway6) = family::addresses("--gateway", pools.iter().filter_map(|pool| pool.gateway))?;
+    let [pending, pending6] = [false, true].map(|is_ipv6| Claimed::pending(&pools, is_ipv6));
+    let pool_id = |pool: Option<&PendingPool>| pool.map(|pool| parse_id(&pool.id)).transpose();
+    let named = options.name.clone().or_else(|| pending.and_then(|pool| pool.name.clone()));
     Ok(Wanted {
         network: types::CreateNetwork {
             name: named.map_or_else(|| provisional_name(id.as_str()), Ok)?,
-            subnet: Some(subnet),
+            subnet: Some(subnet.ok_or("a network needs an IPv4 subnet: do not use --ipam-driver null")?),
             gateway,
-            ip_range: pending.as_ref().and_then(|pool| pool.ip_range),
-            ipv6: None,
+            ip_range: pending.and_then(|pool| pool.ip_range),
+            ipv6: types::CreateIpv6::asked(options.ipv6, subnet6, gateway6),
             vni: options.vni,
             mtu: options.mtu,
             internal: options.internal,
             multicast: options.multicast,
             labels: BTreeMap::new(),
         },
-        subnet_was_chosen: pending.as_ref().is_some_and(|pool| pool.was_chosen),
+        subnet_was_chosen: pending.is_some_and(|pool| pool.was_chosen),
         engine: EngineNetwork {
             network: Some(id.clone()),
-            pool: pending.map(|pool| parse_id(&pool.id)).transpose()?,
+            pool: pool_id(pending)?,
+            pool_ipv6: pool_id(pending6)?,
             asked: !options.is_copy,
         },
     })
@@ -135,9 +158,9 @@ fn check_internal(service: &Service, name: &Name, asked: bool) -> Answer<()> {
 }
 
 /// How to get the addresses of a network that other hosts have.
-fn hint(options: &Options, pool: &Pool) -> String {
+fn hint(options: &Options, request: &protocol::CreateNetwork) -> String {
     match &options.name {
-        Some(name) if pool.address_space != ADDRESS_SPACE => {
+        Some(name) if request.ipv4.iter().any(|pool| pool.address_space != ADDRESS_SPACE) => {
             format!(
                 "; to have it with the addresses that it has, add --ipam-driver overlay-ebpf --ipam-opt {NAME}={name}"
             )

@@ -59,7 +59,7 @@ pub struct CreateNetwork {
     /// Its pools.
     #[serde(default, rename = "IPv4Data", deserialize_with = "null_is_default")]
     pub ipv4: Vec<Pool>,
-    /// Its pools of the other kind.
+    /// Its pools of IPv6.
     #[serde(default, rename = "IPv6Data", deserialize_with = "null_is_default")]
     pub ipv6: Vec<Pool>,
 }
@@ -130,6 +130,9 @@ pub struct CreatedInterface {
     /// Address and prefix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// The same for IPv6.
+    #[serde(rename = "AddressIPv6", skip_serializing_if = "Option::is_none")]
+    pub address_ipv6: Option<String>,
     /// Hardware address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac_address: Option<String>,
@@ -178,6 +181,9 @@ pub struct Joined {
     /// The container's default route. Without one Docker adds an interface of its own, but not in internal networks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
+    /// The same for IPv6.
+    #[serde(rename = "GatewayIPv6", skip_serializing_if = "Option::is_none")]
+    pub gateway_ipv6: Option<String>,
 }
 
 /// A device that Docker moves into the container.

@@ -103,6 +103,13 @@ impl Network {
         [Some(IpNet::V4(self.subnet)), ipv6].into_iter().flatten()
     }
 
+    /// An address of it with the prefix of its subnet.
+    #[must_use]
+    pub fn with_prefix(&self, ip: IpAddr) -> IpNet {
+        let prefix_len = self.subnets().find(|net| net.contains(&ip)).map(|net| net.prefix_len());
+        prefix_len.and_then(|len| IpNet::new(ip, len).ok()).unwrap_or(ip.into())
+    }
+
     /// The gateway's hardware address, the same on every host.
     #[must_use]
     pub fn gateway_mac(&self) -> Mac {
@@ -119,6 +126,9 @@ pub struct EngineNetwork {
     /// The id of its address pool, if the engine has its addresses from us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<ForeignId>,
+    /// The same of its IPv6 addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_ipv6: Option<ForeignId>,
     /// Whether somebody asked for it there. Otherwise the agent made it known there, since it is on another host.
     #[serde(default)]
     pub asked: bool,

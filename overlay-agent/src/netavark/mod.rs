@@ -29,6 +29,7 @@ use crate::{
         types::{AttachRequest, AttachResult, DetachOwned, NetnsRef},
     },
     engine,
+    family::SameFamily,
     model::{FrontEnd, Owner},
 };
 
@@ -55,6 +56,9 @@ pub(crate) enum Error {
     /// What was asked for cannot be.
     #[error("{0}")]
     Invalid(String),
+    /// Two addresses where one of each family is meant.
+    #[error(transparent)]
+    SameFamily(#[from] SameFamily),
     /// The agent refused, failed or is away.
     #[error("{0}")]
     Client(#[from] ClientError),
@@ -165,17 +169,18 @@ impl Exec {
 
     fn request(&self, netns: NetnsRef) -> Result<AttachRequest, Error> {
         let DetachOwned { owner, ifname } = self.attachment()?;
+        let (ip, ipv6) = self.network_options.ips()?;
         let (name, aliases) =
             engine::names(&owner.id, Some(&self.container_name), self.network_options.aliases()?);
         Ok(AttachRequest {
-            ipv6: None,
             netns,
             name,
             name_may_be_taken: true,
             aliases,
             labels: std::collections::BTreeMap::new(),
             ifname,
-            ip: self.network_options.ip()?,
+            ip,
+            ipv6,
             mac: self.network_options.mac()?,
             publish: self.publications()?,
             owner: Some(owner),

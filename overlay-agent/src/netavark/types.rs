@@ -2,19 +2,20 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     str::FromStr,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use overlay_common::mac::Mac;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Error;
 use crate::{
-    api::types::{CreateNetwork, NetworkView},
+    api::types::{CreateIpv6, CreateNetwork, NetworkView},
+    family::{self, PerFamily},
     model::{Name, Protocol, Publication},
     paths,
 };
@@ -27,6 +28,9 @@ pub struct Network {
     /// No way to the outside.
     #[serde(default)]
     pub internal: bool,
+    /// `--ipv6`.
+    #[serde(default)]
+    pub ipv6_enabled: bool,
     /// Its subnets.
     #[serde(default)]
     pub subnets: Option<Vec<Subnet>>,
@@ -140,13 +144,17 @@ impl Options {
                 "--opt {key}={value}: there is no such option; there are network, socket, vni and mtu"
             )));
         }
-        let (subnet, gateway, ip_range) = addresses(network.subnets.as_deref().unwrap_or_default())?;
+        let subnets = network.subnets.as_deref().unwrap_or_default();
+        let nets = subnets.iter().map(|subnet| parsed("subnet", &subnet.subnet));
+        let (subnet, subnet6) = family::subnets("--subnet", nets.collect::<Result<Vec<IpNet>, _>>()?)?;
+        let gateways = subnets.iter().filter_map(|subnet| subnet.gateway);
+        let (gateway, gateway6) = family::addresses("--gateway", gateways)?;
         let network = CreateNetwork {
-            ipv6: None,
             name: parsed("network", &name)?,
             subnet,
             gateway,
-            ip_range,
+            ip_range: subnets.iter().find_map(|subnet| subnet.lease_range.as_ref()?.block()),
+            ipv6: CreateIpv6::asked(network.ipv6_enabled, subnet6, gateway6),
             vni,
             mtu,
             internal: network.internal,
@@ -160,12 +168,19 @@ impl Options {
 impl Network {
     /// Says what was chosen. The overlay gives addresses itself, once in the cluster: Podman is to give none.
     pub fn fill_in(&mut self, made: &NetworkView) {
-        let subnet = Subnet {
+        let ranges = self.subnets.take().into_iter().flatten().filter_map(|subnet| subnet.lease_range);
+        let ipv4 = Subnet {
             subnet: made.subnet.to_string(),
             gateway: Some(made.gateway.into()),
-            lease_range: self.subnets.take().and_then(|subnets| subnets.into_iter().next()?.lease_range),
+            lease_range: ranges.into_iter().find(|range| range.block().is_some()),
         };
-        self.subnets = Some(vec![subnet]);
+        let ipv6 = made.ipv6_subnet.map(|subnet| Subnet {
+            subnet: subnet.to_string(),
+            gateway: made.ipv6_gateway.map(IpAddr::V6),
+            lease_range: None,
+        });
+        self.ipv6_enabled = ipv6.is_some();
+        self.subnets = Some([ipv4].into_iter().chain(ipv6).collect());
         self.ipam_options.get_or_insert_default().insert("driver".to_owned(), "none".to_owned());
     }
 }
@@ -179,18 +194,12 @@ impl PerNetwork {
         self.aliases.iter().flatten().map(|alias| parsed("alias", alias)).collect()
     }
 
-    /// The address that it is to have.
+    /// The addresses that it is to have.
     ///
     /// # Errors
-    /// If that is more than one, or none of IPv4.
-    pub fn ip(&self) -> Result<Option<Ipv4Addr>, Error> {
-        match self.static_ips.as_deref() {
-            None | Some([]) => Ok(None),
-            Some([IpAddr::V4(ip)]) => Ok(Some(*ip)),
-            Some(others) => {
-                Err(Error::Invalid(format!("{others:?}: a container has one IPv4 address in a network")))
-            }
-        }
+    /// If that is more than one of a family.
+    pub fn ips(&self) -> Result<PerFamily<Ipv4Addr, Ipv6Addr>, Error> {
+        Ok(family::addresses("--ip", self.static_ips.iter().flatten().copied())?)
     }
 
     /// The hardware address that it is to have.
@@ -245,27 +254,14 @@ impl PortMapping {
     }
 }
 
-type Addresses = (Option<Ipv4Net>, Option<Ipv4Addr>, Option<Ipv4Net>);
-
-fn addresses(subnets: &[Subnet]) -> Result<Addresses, Error> {
-    let [subnet] = subnets else {
-        if subnets.is_empty() {
-            return Ok((None, None, None));
+impl LeaseRange {
+    /// The block of IPv4 addresses that it is about.
+    fn block(&self) -> Option<Ipv4Net> {
+        match (self.start_ip, self.end_ip) {
+            (Some(IpAddr::V4(first)), Some(IpAddr::V4(last))) => Some(around(first, last)),
+            _ => None,
         }
-        return Err(Error::Invalid("a network has one subnet, of IPv4".to_owned()));
-    };
-    let gateway = match subnet.gateway {
-        None => None,
-        Some(IpAddr::V4(gateway)) => Some(gateway),
-        Some(IpAddr::V6(gateway)) => return Err(Error::Invalid(format!("{gateway}: a gateway is of IPv4"))),
-    };
-    let range = match subnet.lease_range {
-        Some(LeaseRange { start_ip: Some(IpAddr::V4(first)), end_ip: Some(IpAddr::V4(last)) }) => {
-            Some(around(first, last))
-        }
-        _ => None,
-    };
-    Ok((Some(parsed("subnet", &subnet.subnet)?), gateway, range))
+    }
 }
 
 /// The smallest block with both addresses in it.
@@ -324,12 +320,34 @@ mod tests {
     }
 
     #[test]
+    fn a_network_of_both_families_is_asked_for_and_told_of_as_such() {
+        let subnets = json!([{"subnet": "fd00:9::/64", "gateway": "fd00:9::99"}, {"subnet": "10.9.0.0/24"}]);
+        let mut blue = network(&json!({"ipv6_enabled": true, "subnets": subnets}));
+        let asked = Options::of(&blue).unwrap().network;
+        assert_eq!(asked.subnet, "10.9.0.0/24".parse().ok());
+        let ipv6 = CreateIpv6 { subnet: "fd00:9::/64".parse().ok(), gateway: "fd00:9::99".parse().ok() };
+        assert_eq!((asked.gateway, asked.ipv6), (None, Some(ipv6)));
+        let made = json!({
+            "name": "blue", "vni": 256, "subnet": "10.9.0.0/24", "gateway": "10.9.0.1", "ip_range": null, "mtu": 1450,
+            "ipv6_subnet": "fd00:9::/64", "ipv6_gateway": "fd00:9::99",
+            "internal": false, "labels": {}, "scope": "global", "endpoints": []
+        });
+        blue.fill_in(&serde_json::from_value(made).unwrap());
+        let back = serde_json::to_value(&blue).unwrap();
+        assert_eq!(back["ipv6_enabled"], true);
+        let ipv4 = json!({"subnet": "10.9.0.0/24", "gateway": "10.9.0.1"});
+        assert_eq!(back["subnets"], json!([ipv4, {"subnet": "fd00:9::/64", "gateway": "fd00:9::99"}]));
+        let alone = Options::of(&network(&json!({"ipv6_enabled": true}))).unwrap().network;
+        assert_eq!((alone.subnet, alone.ipv6), (None, Some(CreateIpv6::default())));
+    }
+
+    #[test]
     fn options_that_are_not_understood_are_named() {
         for (said, sentence) in [
             (json!({"options": {"isolate": "true"}}), "--opt isolate=true"),
             (json!({"options": {"vni": "0"}}), "vni \"0\""),
-            (json!({"subnets": [{"subnet": "10.0.0.0/24"}, {"subnet": "10.0.1.0/24"}]}), "one subnet"),
-            (json!({"subnets": [{"subnet": "fd00::/64"}]}), "subnet \"fd00::/64\""),
+            (json!({"subnets": [{"subnet": "10.0.0.0/24"}, {"subnet": "10.0.1.0/24"}]}), "one of each"),
+            (json!({"subnets": [{"subnet": "fd00::/640"}]}), "subnet \"fd00::/640\""),
         ] {
             let error = Options::of(&network(&said)).unwrap_err().to_string();
             assert!(error.contains(sentence), "{error}");

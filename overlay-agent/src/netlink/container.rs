@@ -85,10 +85,10 @@ pub async fn configure(
 pub struct ContainerState {
     /// The device.
     pub link: Link,
-    /// Its addresses.
-    pub addresses: Vec<Ipv4Net>,
+    /// Its addresses of both families.
+    pub addresses: Vec<IpNet>,
     /// Destinations that are reached through it.
-    pub routes: Vec<Ipv4Net>,
+    pub routes: Vec<IpNet>,
 }
 
 /// Looks at an interface in a container's namespace; `None` if there is none of that name.
@@ -99,10 +99,14 @@ pub async fn container_state(ns: &NetnsHandle, ifname: &str) -> Result<Option<Co
     let ifname = ifname.to_owned();
     within(ns, async move |netlink| {
         let Some(link) = netlink.link_by_name(&ifname).await? else { return Ok(None) };
-        let addresses = netlink.ipv4_addresses(link.ifindex).await?;
+        let ipv4 = netlink.ipv4_addresses(link.ifindex).await?.into_iter().map(IpNet::V4);
+        let ipv6 = netlink.ipv6_addresses(link.ifindex).await?.into_iter().map(IpNet::V6);
+        let addresses = ipv4.chain(ipv6).collect();
         let through = |route: &Route| route.oif == Some(link.ifindex);
-        let routes = netlink.ipv4_routes().await?.into_iter().filter(through);
-        let routes = routes.map(|route| route.destination).collect();
+        let ipv4 = netlink.ipv4_routes().await?.into_iter().filter(through);
+        let ipv4 = ipv4.map(|route| IpNet::V4(route.destination));
+        let ipv6 = netlink.ipv6_destinations(link.ifindex).await?.into_iter().map(IpNet::V6);
+        let routes = ipv4.chain(ipv6).collect();
         Ok(Some(ContainerState { link, addresses, routes }))
     })
     .await

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{
         AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
@@ -241,6 +241,18 @@ impl Netlink {
             .collect())
     }
 
+    /// The IPv6 addresses of an interface.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn ipv6_addresses(&self, ifindex: u32) -> Result<Vec<Ipv6Net>, NetlinkError> {
+        let message = AddressMessageBuilder::<Ipv6Addr>::new().index(ifindex).build();
+        let operation = format!("list IPv6 addresses of interface {ifindex}");
+        let answers = self.list(&operation, RouteNetlinkMessage::GetAddress(message)).await?;
+        let messages = answers.into_iter().filter_map(new_address);
+        Ok(messages.filter(|a| a.header.index == ifindex).filter_map(ipv6_net).collect())
+    }
+
     /// Gives an interface an IPv4 address; one that it has already is no error.
     ///
     /// # Errors
@@ -335,11 +347,17 @@ fn new_link(message: RouteNetlinkMessage) -> Option<LinkMessage> {
 
 fn new_address(message: RouteNetlinkMessage) -> Option<AddressMessage> {
     match message {
-        RouteNetlinkMessage::NewAddress(address) if address.header.family == AddressFamily::Inet => {
-            Some(address)
-        }
+        RouteNetlinkMessage::NewAddress(address) => Some(address),
         _ => None,
     }
+}
+
+fn ipv6_net(message: AddressMessage) -> Option<Ipv6Net> {
+    let prefix_len = message.header.prefix_len;
+    message.attributes.into_iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(IpAddr::V6(address)) => Ipv6Net::new(address, prefix_len).ok(),
+        _ => None,
+    })
 }
 
 /// The local address: on a point-to-point link, `IFA_ADDRESS` is the other end's.

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType},
@@ -86,11 +86,24 @@ impl Netlink {
         Ok(routes.into_iter().filter_map(ipv4_route).collect())
     }
 
+    /// Destinations that IPv6 routes through a device lead to.
+    pub(super) async fn ipv6_destinations(&self, ifindex: u32) -> Result<Vec<Ipv6Net>, NetlinkError> {
+        let routes = self.list_ipv6_routes().await?.into_iter().filter_map(message_of);
+        Ok(routes
+            .filter(|route| device(route) == Some(ifindex))
+            .filter_map(|r| ipv6_destination(&r))
+            .collect())
+    }
+
     /// Whether there is an IPv6 default route.
     pub(super) async fn has_default_ipv6_route(&self) -> Result<bool, NetlinkError> {
-        let request = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        let routes = self.list("list IPv6 routes", RouteNetlinkMessage::GetRoute(request)).await?;
+        let routes = self.list_ipv6_routes().await?;
         Ok(routes.into_iter().any(|route| default_route(route).is_some()))
+    }
+
+    async fn list_ipv6_routes(&self) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let request = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        self.list("list IPv6 routes", RouteNetlinkMessage::GetRoute(request)).await
     }
 
     pub(super) async fn add_default_ipv6_route(
@@ -135,8 +148,22 @@ fn next_hop_of(route: &RouteMessage) -> Option<NextHop> {
     Some(hop)
 }
 
-fn ipv4_route(message: RouteNetlinkMessage) -> Option<Route> {
+fn message_of(message: RouteNetlinkMessage) -> Option<RouteMessage> {
     let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+    Some(route)
+}
+
+fn ipv6_destination(route: &RouteMessage) -> Option<Ipv6Net> {
+    let destination = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(*address),
+        _ => None,
+    });
+    let destination = destination.unwrap_or(Ipv6Addr::UNSPECIFIED);
+    Ipv6Net::new(destination, route.header.destination_prefix_length).ok()
+}
+
+fn ipv4_route(message: RouteNetlinkMessage) -> Option<Route> {
+    let route = message_of(message)?;
     let destination = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
         _ => None,
@@ -154,7 +181,7 @@ fn mtu(metric: &RouteMetric) -> Option<u32> {
 }
 
 fn default_route(message: RouteNetlinkMessage) -> Option<RouteMessage> {
-    let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+    let route = message_of(message)?;
     let header = &route.header;
     let leads_out = header.destination_prefix_length == 0 && header.kind == RouteType::Unicast;
     (leads_out && header.table == RouteHeader::RT_TABLE_MAIN).then_some(route)

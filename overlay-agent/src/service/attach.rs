@@ -57,7 +57,6 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
         netns: request.netns,
         ip: request.ip,
         ipv6: request.ipv6,
-        has_ipv6: true,
         reserved_on: None,
         mac: request.mac,
         published: request.publish.clone(),
@@ -95,9 +94,7 @@ pub(super) struct Plan {
     pub(super) netns: NetnsRef,
     pub(super) ip: Option<Ipv4Addr>,
     pub(super) ipv6: Option<Ipv6Addr>,
-    /// It has an IPv6 address if its network has IPv6.
-    pub(super) has_ipv6: bool,
-    /// The node on which the address was reserved for this endpoint, if it was.
+    /// The node on which its addresses were reserved for this endpoint, if they were.
     pub(super) reserved_on: Option<Name>,
     pub(super) mac: Option<Mac>,
     pub(super) published: Vec<Publication>,

@@ -179,11 +179,15 @@ impl Choices {
         plan: &Plan,
         rest: Rest,
     ) -> std::result::Result<Self, IpamError> {
-        let ipv4 = match reserved(cluster, network, plan) {
+        let name = &network.name;
+        let ipv4 = match reserved(plan, cluster.addresses.get(name), plan.ip) {
             Some(choice) => choice,
             None => choose_ipv4(cluster, network, plan.ip, rest)?,
         };
-        let ipv6 = if plan.has_ipv6 { choose_ipv6(cluster, network, plan.ipv6, rest)? } else { None };
+        let ipv6 = match reserved(plan, cluster.addresses_ipv6.get(name), plan.ipv6) {
+            Some(choice) => Some(choice),
+            None => choose_ipv6(cluster, network, plan.ipv6, rest)?,
+        };
         Ok(Self { ipv4, ipv6 })
     }
 
@@ -220,16 +224,20 @@ pub(super) fn choose_ipv4(
 }
 
 /// An address that a front end was given on this node, for the endpoint that it now makes.
-fn reserved(cluster: &Cluster, network: &Network, plan: &Plan) -> Option<Choice<Ipv4Addr>> {
-    let ip = plan.ip?;
-    let claim = cluster.addresses.get(&network.name)?.get(&ip)?;
+fn reserved<Ip: Ord + Copy>(
+    plan: &Plan,
+    claims: Option<&BTreeMap<Ip, Versioned<Address>>>,
+    ip: Option<Ip>,
+) -> Option<Choice<Ip>> {
+    let ip = ip?;
+    let claim = claims?.get(&ip)?;
     let is_its =
         matches!(&claim.record, Address::Reserved { node, .. } if plan.reserved_on.as_ref() == Some(node));
     is_its.then_some(Choice { ip, previous: Some(claim.revision) })
 }
 
 /// None in a network without IPv6.
-fn choose_ipv6(
+pub(super) fn choose_ipv6(
     cluster: &Cluster,
     network: &Network,
     wanted: Option<Ipv6Addr>,

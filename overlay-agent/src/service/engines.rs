@@ -102,7 +102,7 @@ pub async fn leave(context: &Context, id: &ForeignId) -> Result<()> {
             continue;
         }
         let mut record = there.record.clone();
-        let removed = EngineNetwork { network: None, pool: None, asked: false };
+        let removed = EngineNetwork { network: None, pool: None, pool_ipv6: None, asked: false };
         record.engines.insert(context.config.node.clone(), removed);
         let transaction = Transaction::new().replace(Key::Network(name.clone()), there.revision, &record);
         if let Outcome::Committed(revision) = context.store.commit(transaction).await? {

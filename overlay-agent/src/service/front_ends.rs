@@ -1,9 +1,8 @@
 //! Operations for front ends that make networks and endpoints in several steps of their own.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
-use ipnet::Ipv4Net;
-
+use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::watch;
 
 use super::{Result, Service, engines, handover, reserve};
@@ -12,7 +11,7 @@ use crate::{
     ipam,
     model::{Cluster, Endpoint, EndpointId, EngineNetwork, ForeignId, Name, Network},
     netlink, netns,
-    service::{HandOver, Learned, Wanted},
+    service::{Asked, HandOver, Learned, Wanted},
 };
 
 impl Service {
@@ -78,13 +77,13 @@ impl Service {
     }
 
     /// Reserves an address for an endpoint that is about to be made.
-    pub async fn reserve_address(&self, network: &Name, ip: Option<Ipv4Addr>) -> Result<Ipv4Net> {
+    pub async fn reserve_address(&self, network: &Name, asked: Asked) -> Result<IpNet> {
         let network = network.clone();
-        self.change(async move |context| reserve::reserve(&context, &network, ip).await).await
+        self.change(async move |context| reserve::reserve(&context, &network, asked).await).await
     }
 
     /// Gives an address back that was reserved, if no endpoint was made with it.
-    pub async fn give_back_address(&self, network: &Name, ip: Ipv4Addr) -> Result<()> {
+    pub async fn give_back_address(&self, network: &Name, ip: IpAddr) -> Result<()> {
         let network = network.clone();
         self.change(async move |context| reserve::give_back(&context, &network, ip).await).await
     }

@@ -4,7 +4,11 @@
 //! there the endpoint is whole, wherever the other end is, and across restarts of the agent. What nobody comes for is
 //! collected: see [`crate::agent::collect`].
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use overlay_common::mac::Mac;
 
@@ -31,8 +35,10 @@ pub struct HandOver {
     pub owner: Owner,
     /// Name, until a better one is known.
     pub name: Name,
-    /// Address; the next free one if none is given.
+    /// IPv4 address; the next free one if none is given.
     pub ip: Option<Ipv4Addr>,
+    /// The same for IPv6, in a network that has it.
+    pub ipv6: Option<Ipv6Addr>,
     /// Hardware address; made from the address if none is given.
     pub mac: Option<Mac>,
 }
@@ -52,9 +58,7 @@ pub async fn hand_over(context: &Context, network: &Name, request: HandOver) -> 
         labels: BTreeMap::new(),
         netns: NetnsRef::Path(PathBuf::new()),
         ip: request.ip,
-        // Docker gives the interface its addresses, and was given one of IPv4.
-        ipv6: None,
-        has_ipv6: false,
+        ipv6: request.ipv6,
         reserved_on: Some(context.config.node.clone()),
         mac: request.mac,
         published: Vec::new(),

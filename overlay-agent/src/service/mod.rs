@@ -49,6 +49,7 @@ pub use engines::Wanted;
 pub use error::ServiceError;
 pub use handover::{HandOver, Learned};
 pub use progress::InProgress;
+pub use reserve::Asked;
 
 use crate::{
     agent::{mirror::Mirror, outbox::Outbox, presence::Absences, reconciler, repairs::Repairs},

@@ -10,7 +10,7 @@ use overlay_common::vni::Vni;
 
 use super::{ATTEMPTS, Context, Result, ServiceError, endpoints};
 use crate::{
-    api::types::{CreateNetwork, NetworkView},
+    api::types::{CreateIpv6, CreateNetwork, NetworkView},
     ipam::{self, ValidSubnet},
     ipam6,
     model::{
@@ -88,6 +88,8 @@ fn differences(there: &NetworkView, asked: &CreateNetwork) -> Vec<String> {
         (asked.internal && !there.internal).then(|| "a way to the outside, not internal".to_owned());
     let multicast =
         (asked.multicast && !there.multicast).then(|| "no multicast, not with multicast".to_owned());
+    let lacks_ipv6 = asked.ipv6 == Some(CreateIpv6::default()) && there.ipv6_subnet.is_none();
+    let ipv6 = lacks_ipv6.then(|| "IPv4 alone, not with IPv6".to_owned());
     let labels = asked.labels.iter().filter_map(|(key, value)| {
         differ(&format!("label {key}"), there.labels.get(key).map(String::as_str), Some(value.as_str()))
     });
@@ -95,6 +97,9 @@ fn differences(there: &NetworkView, asked: &CreateNetwork) -> Vec<String> {
         differ("subnet", Some(there.subnet), asked.subnet),
         differ("gateway", Some(there.gateway), asked.gateway),
         differ("IP range", there.ip_range, asked.ip_range),
+        ipv6,
+        differ("IPv6 subnet", there.ipv6_subnet, asked.ipv6.and_then(|ipv6| ipv6.subnet)),
+        differ("IPv6 gateway", there.ipv6_gateway, asked.ipv6.and_then(|ipv6| ipv6.gateway)),
         differ("VNI", Some(there.vni), asked.vni),
         differ("MTU", Some(there.mtu), asked.mtu),
         internal,
@@ -365,6 +370,8 @@ mod tests {
     #[case(r#"{"gateway": "10.1.0.9", "vni": 9}"#, &["gateway 10.1.0.1, not 10.1.0.9", "VNI 300, not 9"])]
     #[case(r#"{"ip_range": "10.1.0.64/26"}"#, &["IP range none, not 10.1.0.64/26"])]
     #[case(r#"{"mtu": 1400, "internal": true}"#, &["MTU 1450, not 1400", "a way to the outside, not internal"])]
+    #[case(r#"{"ipv6": {}}"#, &["IPv4 alone, not with IPv6"])]
+    #[case(r#"{"ipv6": {"subnet": "fd00::/64"}}"#, &["IPv6 subnet none, not fd00::/64"])]
     #[case(r#"{"labels": {"team": "web", "x": "1"}}"#, &["label team db, not web", "label x none, not 1"])]
     fn a_network_agrees_with_who_asks_for_no_more_than_it_is(#[case] asked: &str, #[case] expected: &[&str]) {
         let mut asked: serde_json::Value = serde_json::from_str(asked).unwrap();

@@ -1,6 +1,10 @@
 //! ADD and DEL as they go well.
 
-use std::{net::Ipv4Addr, thread, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    thread,
+    time::Duration,
+};
 
 use overlay_tests::{
     dns::dig,
@@ -129,6 +133,44 @@ fn what_a_runtime_asks_for_a_container_it_gets() {
     assert_eq!(answer().as_deref(), Some("web"), "{}", one.log_tail());
     network.del(&web).ok();
     assert_eq!(answer(), None);
+}
+
+#[test]
+fn a_network_of_both_families_gives_containers_both_addresses_and_a_check_asks_for_both() {
+    let cluster = two_hosts(Wire::Offload);
+    let said = json!({
+        "subnet": ["10.7.0.0/24", "fd00:7::/64"], "runtimeConfig": {"ips": ["fd00:7::77/64", "10.7.0.77"]}
+    });
+    let networks = [
+        Network::new(&cluster.hosts[0], "blue").with(&said),
+        Network::new(&cluster.hosts[1], "blue").with(&json!({"ipv6": true})),
+    ];
+    let boxes = [Sandbox::new("c0ffee0123456789"), Sandbox::new("decafbad01234567")];
+    let results: Vec<Value> =
+        networks.iter().zip(&boxes).map(|(network, sandbox)| network.add(sandbox).ok()).collect();
+    let ip = |address: &str, gateway: &str| json!({"interface": 1, "address": address, "gateway": gateway});
+    let expected = json!([ip("10.7.0.77/24", "10.7.0.1"), ip("fd00:7::77/64", "fd00:7::1")]);
+    assert_eq!(results[0]["ips"], expected);
+    assert_eq!(results[1]["ips"][1], ip("fd00:7::2/64", "fd00:7::1"));
+    assert_eq!(results[0]["routes"][1], json!({"dst": "::/0", "gw": "fd00:7::1"}));
+    wait::until("each host knows both", CONVERGENCE, || {
+        cluster.hosts.iter().all(|host| host.endpoints().len() == 2)
+    });
+    expect_ping(&boxes[1].netns, Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 0x77), &[]);
+    expect_ping(&boxes[1].netns, Ipv4Addr::new(10, 7, 0, 77), &[]);
+    for ((network, sandbox), result) in networks.iter().zip(&boxes).zip(&results) {
+        network.check(sandbox, result).ok();
+    }
+    boxes[0].netns.ip(&["-6", "address", "del", "fd00:7::77/64", "dev", IFNAME]);
+    networks[0].check(&boxes[0], &results[0]).expect_error(102, "has lost its address fd00:7::77/64");
+    for (network, sandbox) in networks.iter().zip(&boxes) {
+        network.del(sandbox).ok();
+    }
+    expect_nothing_left(&cluster);
+
+    let other = json!({"subnet": ["10.7.0.0/24", "fd00:8::/64"]});
+    let refused = Network::new(&cluster.hosts[0], "blue").with(&other).add(&boxes[0]);
+    refused.expect_error(7, "IPv6 subnet fd00:7::/64, not fd00:8::/64");
 }
 
 #[test]

@@ -138,6 +138,31 @@ fn netavark_creates_sets_up_and_tears_down_and_containers_of_two_hosts_talk() {
 }
 
 #[test]
+fn a_network_of_both_families_gives_containers_both_addresses() {
+    let cluster = two_hosts(Wire::Offload);
+    let [one, two] = &cluster.hosts[..] else { panic!("two hosts") };
+    let plugin = Netavark::new();
+    let subnets = json!([{"subnet": "10.7.0.0/24"}, {"subnet": "fd00:7::/64"}]);
+    let asked = network(&json!({"ipv6_enabled": true, "subnets": subnets}));
+    let created = plugin.answer(one, &["create"], &asked);
+    assert_eq!(created["subnets"][1], json!({"subnet": "fd00:7::/64", "gateway": "fd00:7::1"}));
+    assert_eq!(created["ipv6_enabled"], true);
+    let (a, b) = (Sandbox::new("c0ffee"), Sandbox::new("decafbad"));
+    let static_ips = json!({"static_ips": ["fd00:7::77", "10.7.0.77"]});
+    let status = plugin.answer(one, &["setup", &a.path()], &exec_of(&a, &created, &static_ips));
+    let [ipv4, ipv6] = [("10.7.0.77/24", "10.7.0.1"), ("fd00:7::77/64", "fd00:7::1")]
+        .map(|(ipnet, gateway)| json!({"ipnet": ipnet, "gateway": gateway}));
+    assert_eq!(status["interfaces"]["eth0"]["subnets"], json!([ipv4, ipv6]));
+    plugin.answer(two, &["setup", &b.path()], &exec_of(&b, &created, &json!({})));
+    for ip in ["fd00:7::77", "10.7.0.77"] {
+        let ip: std::net::IpAddr = ip.parse().expect("an address");
+        wait::until("the other host knows it", CONVERGENCE, || {
+            b.netns.run(&["ping", "-c", "1", "-W", "1", &ip.to_string()]).is_success()
+        });
+    }
+}
+
+#[test]
 fn what_netavark_cannot_have_is_an_error_with_a_sentence() {
     let cluster = two_hosts(Wire::Offload);
     let one = &cluster.hosts[0];
@@ -150,10 +175,14 @@ fn what_netavark_cannot_have_is_an_error_with_a_sentence() {
         (vec!["create"], json!([]), "cannot be read"),
         (vec!["create"], network(&json!({"name": "a b"})), "\"a b\""),
         (vec!["create"], network(&json!({"options": {"isolate": "true"}})), "--opt isolate=true"),
-        (vec!["create"], network(&json!({"subnets": [{"subnet": "fd00::/64"}]})), "fd00::/64"),
+        (vec!["create"], network(&json!({"subnets": [{"subnet": "fe80::/64"}]})), "fe80::/64"),
         (vec!["create"], network(&json!({"options": {"socket": "/run/nosuch"}})), "/run/nosuch"),
         (vec!["setup", "/run/netns/nosuch"], exec_of(&sandbox, &plain, &json!({})), "/run/netns/nosuch"),
-        (vec!["setup", "x"], exec_of(&sandbox, &plain, &json!({"static_ips": ["fd00::1"]})), "IPv4"),
+        (
+            vec!["setup", "x"],
+            exec_of(&sandbox, &plain, &json!({"static_ips": ["fd00::1", "fd00::2"]})),
+            "one of each",
+        ),
     ] {
         plugin.expect_error(one, &words, &input, sentence);
     }

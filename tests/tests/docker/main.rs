@@ -2,6 +2,7 @@
 
 mod compose;
 mod dock;
+mod ipv6;
 mod options;
 mod restarts;
 mod walk;

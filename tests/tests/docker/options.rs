@@ -66,13 +66,14 @@ fn what_is_asked_for_is_had_and_what_cannot_be_is_refused_with_what_to_do() {
 fn refuses_what_cannot_be(dock: &Dock) {
     let one = dock.on(1);
     for (words, part) in [
-        ("--ipv6 --subnet fd00::/64 six", "without --ipv6"),
+        ("--ipv6 --subnet fe80::/64 six", "has no addresses for containers"),
+        ("--ipv6 --subnet fd00::/64 --ipam-opt overlay.name=blue six", "blue exists without IPv6"),
         ("-o overlay.vnid=3 typo", "overlay.vni=NUMBER"),
         ("-o overlay.vni=777 --subnet 10.7.0.0/24 other", "VNI 777 belongs to another network"),
         ("-o overlay.mtu=9000 jumbo", "must lie between"),
         ("--ipam-opt overlay.nmae=x x", "overlay.name=NAME"),
         ("--ipam-opt overlay.name=blue --subnet 10.66.0.0/24 bleu", "exists with subnet 10.9.0.0/24"),
-        ("--subnet 10.7.0.0/24 --subnet 10.6.0.0/24 two", "--subnet once"),
+        ("--subnet 10.7.0.0/24 --subnet 10.6.0.0/24 two", "give one of each"),
         ("--subnet 10.7.0.0/24 --aux-address x=10.7.0.9 aux", "--aux-address"),
         ("-o overlay.allow=nobody lonely", "there is no network nobody"),
     ] {
