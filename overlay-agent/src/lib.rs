@@ -33,4 +33,5 @@ pub mod paths;
 pub mod reconcile;
 pub mod service;
 pub mod store;
+pub mod trace;
 pub mod verify;

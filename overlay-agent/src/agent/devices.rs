@@ -137,6 +137,7 @@ mod tests {
             mac: Mac::default(),
             mtu,
             up: true,
+            has_carrier: true,
             kind: None,
             controller,
             xdp_programs: Vec::new(),

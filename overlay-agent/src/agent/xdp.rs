@@ -86,6 +86,7 @@ mod tests {
             mac: Mac::default(),
             mtu: 1500,
             up: true,
+            has_carrier: true,
             kind: kind.map(str::to_owned),
             controller: None,
             xdp_programs: Vec::new(),

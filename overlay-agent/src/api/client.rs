@@ -33,6 +33,7 @@ use crate::{
     agent::lock,
     model::{Name, Publication, RuleId},
     store::transfer::Exported,
+    trace::{TraceRequest, TraceView},
     verify::Verification,
 };
 
@@ -392,6 +393,14 @@ impl Client {
     /// [`ClientError`], as every call.
     pub async fn repair(&self) -> Result<Verification> {
         self.call(Method::POST, "/v1/verify").await
+    }
+
+    /// What would become of a packet.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<TraceView> {
+        self.send(Method::POST, "/v1/trace", request).await
     }
 
     /// Drop counters that are not zero.

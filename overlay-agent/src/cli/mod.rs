@@ -21,6 +21,7 @@ mod policy;
 mod publish;
 mod status;
 mod store;
+mod trace;
 mod verify;
 mod watch;
 
@@ -97,6 +98,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Collect what is needed to find a fault into one archive, without secrets
     Bugreport(bugreport::Bugreport),
+    /// Say what would become of a packet, and what stops it
+    Trace(trace::Trace),
     /// Show how many packets were dropped, and why
     Drops(drops::Drops),
     /// Move the cluster's state from one store to another
@@ -186,6 +189,7 @@ impl Command {
             Self::Verify(verify) => verify.run(client, out).await,
             Self::Doctor(doctor) => doctor.run(client, out).await,
             Self::Bugreport(bugreport) => bugreport.run(client, out).await,
+            Self::Trace(trace) => trace.run(client, out).await,
             Self::Drops(drops) => drops.run(client, out).await,
             Self::Store(command) => command.run(client, out).await,
             Self::Map(command) => command.run(client, out).await,

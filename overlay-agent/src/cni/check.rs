@@ -164,6 +164,7 @@ mod tests {
                 mac: "02:42:0a:09:00:02".parse().unwrap(),
                 mtu: 1450,
                 up: true,
+                has_carrier: true,
                 kind: Some("veth".to_owned()),
                 controller: None,
                 xdp_programs: Vec::new(),

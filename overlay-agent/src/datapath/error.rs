@@ -75,6 +75,14 @@ pub enum DatapathError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel does not run a program that is asked about a packet.
+    #[error("ask {program} about a packet: {reason}")]
+    Trial {
+        /// The program.
+        program: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// The log map cannot be read.
     #[error("read the programs' log: {0}")]
     Log(String),

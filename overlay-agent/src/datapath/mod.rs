@@ -9,6 +9,7 @@
 //! * [`counters`]: what the programs counted
 //! * [`dump`]: map contents for people
 //! * [`log`]: what the programs log
+//! * [`trial`]: what the programs would do with a packet
 
 mod batch;
 pub mod bpffs;
@@ -20,8 +21,11 @@ pub mod links;
 pub mod log;
 pub mod maps;
 pub mod object;
+pub mod trial;
 
 pub use error::DatapathError;
+
+use std::sync::Arc;
 
 use crate::{
     config::BpfLog,
@@ -30,10 +34,14 @@ use crate::{
 };
 use links::{Broken, Hook, Links};
 use maps::Maps;
+use object::Object;
+use trial::Trial;
 
 /// The data path of this host.
 pub struct Datapath {
     paths: Paths,
+    /// The object that the programs came from: what is at its path now may be another one.
+    object: Arc<Object>,
     ebpf: aya::Ebpf,
     map_ids: object::MapIds,
     maps: Maps,
@@ -49,11 +57,21 @@ impl Datapath {
     /// # Errors
     /// If the kernel lacks what is needed, or refuses: the error names it.
     pub fn load(paths: &Paths, object: &std::path::Path, log: BpfLog) -> Result<Self, DatapathError> {
-        let mut ebpf = object::load(paths, object, log)?;
+        let file = Arc::new(Object::open(object)?);
+        let mut ebpf = object::load(paths, &file, log)?;
         let map_ids = object::map_ids(paths)?;
         let maps = Maps::take(&mut ebpf)?;
         let log = log::Reader::take(&mut ebpf, log)?;
-        Ok(Self { paths: paths.clone(), ebpf, map_ids, maps, links: Links::new(paths), settled: false, log })
+        Ok(Self {
+            paths: paths.clone(),
+            object: file,
+            ebpf,
+            map_ids,
+            maps,
+            links: Links::new(paths),
+            settled: false,
+            log,
+        })
     }
 
     /// The stream of log records, once, if the programs log at all.
@@ -75,6 +93,12 @@ impl Datapath {
     /// If an entry cannot be written, as when a map is full. What was done before it stays.
     pub fn apply(&mut self, plan: &Plan) -> Result<(), DatapathError> {
         self.maps.apply(plan)
+    }
+
+    /// What loads a copy of the programs to be asked, over the maps of these. It takes a while, and needs nothing of this.
+    pub fn trial(&self) -> impl FnOnce() -> Result<Trial, DatapathError> + use<> {
+        let (paths, object) = (self.paths.clone(), Arc::clone(&self.object));
+        move || Trial::load(&paths, &object)
     }
 
     /// Makes exactly these hooks carry our programs, and all pins be there; returns what was not as we left it.

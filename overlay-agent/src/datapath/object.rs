@@ -1,12 +1,13 @@
 //! Loading the BPF object.
 
 use std::{
-    fs,
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, ProgramArray},
     programs::{ProgramError, SchedClassifier, Xdp},
     util::KernelVersion,
@@ -62,25 +63,82 @@ const PROGRAMS: [&str; 6] = [
 ];
 
 /// Loads object and programs. Maps that are pinned already are taken over with their content.
-pub(super) fn load(paths: &Paths, object: &Path, log: BpfLog) -> Result<Ebpf, DatapathError> {
+pub(super) fn load(paths: &Paths, object: &Object, log: BpfLog) -> Result<Ebpf, DatapathError> {
     check_kernel()?;
     create_map_dirs(paths)?;
-    let mut loader = EbpfLoader::new();
-    for name in PINNED_MAPS {
-        loader.map_pin_path(name, paths.map(name));
-    }
-    let level = log_level(log);
-    loader.override_global(aya_log::LEVEL, &level, true);
-    let mut ebpf = loader
-        .load_file(object)
-        .map_err(|e| DatapathError::Load { path: object.to_owned(), source: Box::new(e) })?;
-    load_programs(&mut ebpf, paths)?;
+    let mut ebpf = load_maps(paths, object, log, PINNED_MAPS)?;
+    load_programs(&mut ebpf, paths, &CLASSIFIERS)?;
+    xdp(&mut ebpf)?.load().map_err(|e| program_error(program::XDP_UNDERLAY, &e, paths))?;
     set_tail_calls(&mut ebpf)?;
     for name in PROGRAMS {
         unpin(&paths.programs().join(name))?;
     }
     ensure_programs_pinned(&mut ebpf, paths)?;
     Ok(ebpf)
+}
+
+/// The object's file, kept open: an upgrade puts another one in its place.
+pub(super) struct Object {
+    path: PathBuf,
+    file: File,
+}
+
+impl Object {
+    /// Opens it.
+    pub(super) fn open(path: &Path) -> Result<Self, DatapathError> {
+        match File::open(path) {
+            Ok(file) => Ok(Self { path: path.to_owned(), file }),
+            Err(error) => Err(load_error(path, EbpfError::FileError { path: path.to_owned(), error })),
+        }
+    }
+
+    fn read(&self) -> Result<Vec<u8>, DatapathError> {
+        let read = || {
+            let mut bytes = vec![0; usize::try_from(self.file.metadata()?.len()).unwrap_or_default()];
+            self.file.read_exact_at(&mut bytes, 0)?;
+            Ok(bytes)
+        };
+        read()
+            .map_err(|error| load_error(&self.path, EbpfError::FileError { path: self.path.clone(), error }))
+    }
+}
+
+fn load_error(path: &Path, error: EbpfError) -> DatapathError {
+    DatapathError::Load { path: path.to_owned(), source: Box::new(error) }
+}
+
+/// What a copy that is only asked has for itself, beside the counters: what programs write, and where they go on.
+const OWN: [&str; 3] = [map::RESOLVER_TURNS, map::FLOOD_TURNS, map::TAIL_CALLS];
+/// Programs that are asked.
+const ASKED: [&str; 2] = [program::FROM_ENDPOINT, program::FROM_UNDERLAY];
+
+/// Loads a copy of some programs, over the maps in force but for what it has for itself.
+pub(super) fn load_copy(paths: &Paths, object: &Object) -> Result<Ebpf, DatapathError> {
+    let is_own = |name: &&str| map::COUNTERS.contains(name) || OWN.contains(name);
+    let read = PINNED_MAPS.into_iter().filter(|name| !is_own(name));
+    // A pin that is not there would be made anew, for a map that nobody fills.
+    if let Some(path) = read.clone().map(|name| paths.map(name)).find(|path| !path.exists()) {
+        return Err(pin_error(&path, &"it is gone; the agent pins it again within seconds"));
+    }
+    let mut ebpf = load_maps(paths, object, BpfLog::Off, read)?;
+    load_programs(&mut ebpf, paths, &ASKED)?;
+    Ok(ebpf)
+}
+
+/// Loads the object; these maps are shared by their pins.
+fn load_maps(
+    paths: &Paths,
+    object: &Object,
+    log: BpfLog,
+    shared: impl IntoIterator<Item = &'static str>,
+) -> Result<Ebpf, DatapathError> {
+    let mut loader = EbpfLoader::new();
+    for name in shared {
+        loader.map_pin_path(name, paths.map(name));
+    }
+    let level = log_level(log);
+    loader.override_global(aya_log::LEVEL, &level, true);
+    loader.load(&object.read()?).map_err(|e| load_error(&object.path, e))
 }
 
 /// A map by its id: what finds it again when its pin is gone.
@@ -177,11 +235,10 @@ fn log_level(log: BpfLog) -> u8 {
     }
 }
 
-fn load_programs(ebpf: &mut Ebpf, paths: &Paths) -> Result<(), DatapathError> {
-    for name in CLASSIFIERS {
-        classifier(ebpf, name)?.load().map_err(|e| program_error(name, &e, paths))?;
-    }
-    xdp(ebpf)?.load().map_err(|e| program_error(program::XDP_UNDERLAY, &e, paths))
+fn load_programs(ebpf: &mut Ebpf, paths: &Paths, names: &[&'static str]) -> Result<(), DatapathError> {
+    names
+        .iter()
+        .try_for_each(|name| classifier(ebpf, name)?.load().map_err(|e| program_error(name, &e, paths)))
 }
 
 /// Puts the programs in their places that others go on in. Programs of an earlier agent that uses the same maps go on in

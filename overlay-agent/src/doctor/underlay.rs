@@ -195,6 +195,7 @@ mod tests {
             mac: Mac::default(),
             mtu: 1500,
             up,
+            has_carrier: true,
             kind: None,
             controller: None,
             xdp_programs: Vec::new(),

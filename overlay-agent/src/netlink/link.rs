@@ -61,6 +61,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// It can send: it is up and what it is connected to answers.
+    pub has_carrier: bool,
     /// What software made it (`veth`, `vxlan`, `bridge` …); `None` for hardware and for `lo`.
     pub kind: Option<String>,
     /// Index of the bridge (or other upper device) that it is a port of.
@@ -84,6 +86,7 @@ impl Link {
             mac: Mac::default(),
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
             kind: None,
             controller: None,
             xdp_programs: Vec::new(),

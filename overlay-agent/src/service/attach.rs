@@ -188,6 +188,7 @@ impl Plumbing {
             mac: Mac::default(),
             mtu: netlink::HOST_VETH_MTU,
             up: true,
+            has_carrier: true,
             kind: None,
             controller: None,
             xdp_programs: Vec::new(),

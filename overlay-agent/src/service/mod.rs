@@ -11,6 +11,7 @@
 //! * [`front_ends`]: what those need who do it in several steps
 //! * [`export`]: the cluster's state as a document
 //! * [`verify`]: what is not as it should be
+//! * [`mod@trace`]: what would become of a packet
 //! * [`nodes`], [`retire`]: nodes that come and go
 //! * [`endpoints`], [`views`]: what there is to see
 
@@ -33,6 +34,7 @@ mod publish;
 mod reserve;
 pub(crate) mod retire;
 mod rules;
+mod trace;
 mod verify;
 mod views;
 
@@ -64,6 +66,7 @@ use crate::{
     model::{Cluster, Name, Network, Publication, RuleId, cluster::Versioned},
     netlink::Netlink,
     store::{Failure, Rehearsal, Revision, Store, transfer::Exported},
+    trace::{TraceRequest, TraceView},
     verify::Verification,
 };
 
@@ -424,6 +427,11 @@ impl Service {
             maps: self.maps().await?,
             policies: self.policies().await?,
         })
+    }
+
+    /// What would become of a packet. Nothing is sent, changed or counted.
+    pub async fn trace(&self, request: TraceRequest) -> Result<TraceView> {
+        trace::trace(&self.context, &request).await
     }
 
     /// Drop counters that are not zero, most packets first.

@@ -157,7 +157,7 @@ fn view(context: &Context, cluster: &Cluster, node: &Node) -> NodeView {
     }
 }
 
-fn state(cluster: &Cluster, node: &Node, absences: &Absences) -> NodeState {
+pub(super) fn state(cluster: &Cluster, node: &Node, absences: &Absences) -> NodeState {
     match cluster.standing(node) {
         Standing::Up => NodeState::Up,
         Standing::Stopped => NodeState::Stopped,

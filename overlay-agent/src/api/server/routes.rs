@@ -23,6 +23,7 @@ use crate::{
     model::{Name, Publication, RuleId},
     service::Service,
     store::transfer::Exported,
+    trace::{TraceRequest, TraceView},
     verify::Verification,
 };
 
@@ -63,6 +64,7 @@ fn routes() -> Router<Agent> {
         .route("/v1/ready", get(ready))
         .route("/v1/store/export", get(export))
         .route("/v1/verify", get(verify).post(repair))
+        .route("/v1/trace", post(trace))
         .route("/v1/drops", get(drops))
         .route("/v1/metrics", get(metrics))
         .route("/v1/maps", get(maps))
@@ -288,6 +290,10 @@ async fn verify(State(service): State<Agent>) -> Answer<Verification> {
 
 async fn repair(State(service): State<Agent>) -> Answer<Verification> {
     Ok(Json(service.repair().await?))
+}
+
+async fn trace(State(service): State<Agent>, Body(request): Body<TraceRequest>) -> Answer<TraceView> {
+    Ok(Json(service.trace(request).await?))
 }
 
 async fn drops(State(service): State<Agent>) -> Answer<Vec<DropView>> {
