@@ -67,6 +67,10 @@ pub mod map {
     pub const FLOOD_TURNS: &str = "flood_turns";
     /// Index → program that another goes on in: see [`tail_call`](super::tail_call).
     pub const TAIL_CALLS: &str = "tail_calls";
+    /// ifindex of a host veth → [`Limits`](crate::limit::Limits).
+    pub const LIMITS: &str = "limits";
+    /// ifindex of a host veth, and direction → [`Turns`](crate::turns::Turns) of its limit.
+    pub const LIMIT_TURNS: &str = "limit_turns";
     /// ifindex of a host veth → [`EndpointStats`](crate::stats::EndpointStats), per CPU.
     pub const ENDPOINT_STATS: &str = "endpoint_stats";
     /// [`DropKey`](crate::stats::DropKey) → [`DropCount`](crate::stats::DropCount), per CPU.

@@ -2,6 +2,11 @@
 
 use crate::assert_layout;
 
+/// What it sends has a rate: see map `limits`.
+pub const FLAG_EGRESS_LIMIT: u16 = 1 << 0;
+/// What it receives has a rate.
+pub const FLAG_INGRESS_LIMIT: u16 = 1 << 1;
+
 /// Who sits behind a host veth (map `endpoints`, keyed by the veth's ifindex as `u32`).
 ///
 /// Identity comes from the device a packet arrived on, never from anything a container wrote.
@@ -14,14 +19,28 @@ pub struct Endpoint {
     pub ipv4: [u8; 4],
     /// The only hardware address it may use.
     pub mac: [u8; 6],
-    #[doc(hidden)]
-    pub pad: [u8; 2],
+    /// What else is to be looked at: [`FLAG_EGRESS_LIMIT`], [`FLAG_INGRESS_LIMIT`].
+    pub flags: u16,
     /// The IPv6 source address that it may use beside its link-local one, which is made from `mac`
     /// ([`Mac::link_local`](crate::mac::Mac::link_local)). All zero: it has no IPv6.
     pub ipv6: [u8; 16],
 }
 
 impl Endpoint {
+    /// Whether what it sends has a rate.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_egress_limit(&self) -> bool {
+        self.flags & FLAG_EGRESS_LIMIT != 0
+    }
+
+    /// Whether what it receives has a rate.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_ingress_limit(&self) -> bool {
+        self.flags & FLAG_INGRESS_LIMIT != 0
+    }
+
     /// Whether it has an IPv6 address. No unicast address begins with a zero byte.
     #[inline(always)]
     #[must_use]
@@ -29,4 +48,4 @@ impl Endpoint {
         self.ipv6[0] != 0
     }
 }
-assert_layout!(Endpoint, size 32, vni @ 0, ipv4 @ 4, mac @ 8, pad @ 14, ipv6 @ 16);
+assert_layout!(Endpoint, size 32, vni @ 0, ipv4 @ 4, mac @ 8, flags @ 14, ipv6 @ 16);

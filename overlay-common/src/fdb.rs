@@ -37,11 +37,16 @@ pub struct FdbEntry {
     pub vtep: u32,
     /// Address of that VTEP, for whoever reads the map; the programs use `vtep`.
     pub vtep_addr: [u8; 4],
+    /// What else is to be looked at: [`FLAG_LIMITED`].
+    pub flags: u32,
 }
 #[cfg(not(feature = "next-layout"))]
-assert_layout!(FdbEntry, size 12, ifindex @ 0, vtep @ 4, vtep_addr @ 8);
+assert_layout!(FdbEntry, size 16, ifindex @ 0, vtep @ 4, vtep_addr @ 8, flags @ 12);
 #[cfg(feature = "next-layout")]
-assert_layout!(FdbEntry, size 16, moves @ 0, ifindex @ 4, vtep @ 8, vtep_addr @ 12);
+assert_layout!(FdbEntry, size 20, moves @ 0, ifindex @ 4, vtep @ 8, vtep_addr @ 12, flags @ 16);
+
+/// What the container receives has a rate: see map `limits`.
+pub const FLAG_LIMITED: u32 = 1 << 0;
 
 impl FdbEntry {
     /// What each kind of entry is made from.
@@ -51,12 +56,26 @@ impl FdbEntry {
         ifindex: 0,
         vtep: 0,
         vtep_addr: [0; 4],
+        flags: 0,
     };
 
     /// A container on this host.
     #[must_use]
     pub const fn local(ifindex: u32) -> Self {
         Self { ifindex, ..Self::NOWHERE }
+    }
+
+    /// The same, with a rate for what it receives or without.
+    #[must_use]
+    pub const fn with_limit(self, is_limited: bool) -> Self {
+        Self { flags: if is_limited { FLAG_LIMITED } else { 0 }, ..self }
+    }
+
+    /// Whether what the container receives has a rate.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_limited(&self) -> bool {
+        self.flags & FLAG_LIMITED != 0
     }
 
     /// A container behind another VTEP.

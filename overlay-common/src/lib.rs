@@ -2,7 +2,7 @@
 //!
 //! * [`abi`]: names, capacities and the layout version of the pinned maps
 //! * [`vni`], [`mac`], [`addr`]: the identifiers that every key is made of
-//! * [`config`], [`endpoint`], [`fdb`], [`flood`], [`flow`], [`gateway`], [`neigh`], [`network`], [`policy`], [`route`], [`vtep`],
+//! * [`config`], [`endpoint`], [`fdb`], [`flood`], [`flow`], [`gateway`], [`limit`], [`neigh`], [`network`], [`policy`], [`route`], [`vtep`],
 //!   [`stats`], [`turns`], [`resolver`]: key and value of each map
 //! * [`verdict`]: why a packet did not go on
 //! * [`wire`]: headers, checksums and header templates, pure functions over bytes
@@ -19,6 +19,7 @@ pub mod fdb;
 pub mod flood;
 pub mod flow;
 pub mod gateway;
+pub mod limit;
 pub mod mac;
 pub mod neigh;
 pub mod network;

@@ -155,6 +155,12 @@ drop_reasons! {
     /// an external member asked for an address that no container of its network has
     ExternalArpUnanswered = 153, "external_arp_unanswered";
 
+    // By an endpoint's rate.
+    /// the container sends faster than it may
+    EgressLimit = 155, "egress_limit";
+    /// more is sent to the container than it may receive
+    IngressLimit = 156, "ingress_limit";
+
     // Broadcast and multicast.
     /// the sender sends more broadcast and multicast than it may
     MulticastStorm = 154, "multicast_storm";

@@ -1,7 +1,10 @@
 //! Decapsulation: the outer headers go, the container's own frame stays.
 
 use aya_ebpf::{
-    bindings::{BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    bindings::{
+        BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
     helpers::generated as helper,
     programs::TcContext,
 };
@@ -13,6 +16,7 @@ use overlay_common::{
 use crate::{
     count, flood,
     ingress::Admitted,
+    limit,
     packet::{Bytes, SkbExt as _, Verdict, redirect_peer},
 };
 
@@ -31,7 +35,11 @@ pub fn to_container(ctx: &TcContext, frame: &Admitted) -> Verdict {
     if frame.ifindex == 0 {
         return flood::from_wire(ctx, frame);
     }
-    count::delivered(frame.ifindex, u64::from(ctx.len()));
+    let bytes = u64::from(ctx.len());
+    if frame.limited && !limit::to_container(ctx, frame.place(), bytes) {
+        return Ok(TC_ACT_SHOT);
+    }
+    count::delivered(frame.ifindex, bytes);
     Ok(redirect_peer(frame.ifindex))
 }
 

@@ -17,6 +17,7 @@ use crate::{
     encap, external,
     from_endpoint::Source,
     ingress::Admitted,
+    limit,
     maps::{self, flood_turns, lookup},
     packet::{SkbExt as _, Verdict},
     turns,
@@ -29,7 +30,7 @@ pub fn from_container(ctx: &TcContext, source: &Source) -> Verdict {
         return Err(DropReason::Multicast);
     }
     let config = maps::host_config().ok_or(DropReason::EncapFailed)?;
-    if !turns::take(&flood_turns, source.ifindex, &PACE) {
+    if !may_send(source.ifindex) {
         return Err(DropReason::MulticastStorm);
     }
     count::sent(source.ifindex, u64::from(ctx.len()));
@@ -46,7 +47,7 @@ pub fn from_wire(ctx: &TcContext, frame: &Admitted) -> Verdict {
     let sender = lookup!(fdb, &FdbKey::new(frame.vni, frame.eth.src));
     // Other hosts have bounded what their containers send.
     if let Some(entry) = sender.filter(|entry| external::is_external(frame.vni, entry))
-        && !turns::take(&flood_turns, EXTERNAL_SENDER | entry.vtep, &PACE)
+        && !may_send(EXTERNAL_SENDER | entry.vtep)
     {
         return Err(DropReason::MulticastStorm);
     }
@@ -58,9 +59,10 @@ pub fn from_wire(ctx: &TcContext, frame: &Admitted) -> Verdict {
 fn to_containers(ctx: &TcContext, vni: u32, sender: u32) {
     for number in 0..MOST {
         let Some(receiver) = receiver(vni, HERE, number) else { break };
-        if receiver.ifindex != sender {
-            count::delivered(receiver.ifindex, u64::from(ctx.len()));
-            copy_to(ctx, receiver.ifindex);
+        let (ifindex, bytes) = (receiver.ifindex, u64::from(ctx.len()));
+        if ifindex != sender && limit::to_container(ctx, Place { vni, ifindex }, bytes) {
+            count::delivered(ifindex, bytes);
+            copy_to(ctx, ifindex);
         }
     }
 }
@@ -76,6 +78,11 @@ fn to_vteps(ctx: &TcContext, config: &Config, vni: u32) {
             count::dropped(ctx, place, DropReason::EncapFailed, u64::from(ctx.len()));
         }
     }
+}
+
+#[inline(always)]
+fn may_send(sender: u32) -> bool {
+    turns::take(&flood_turns, sender, |turns, now_ns| PACE.take(turns, now_ns))
 }
 
 #[inline(always)]

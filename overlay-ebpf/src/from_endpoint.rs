@@ -15,7 +15,7 @@ use crate::{
     arp,
     count::{self, Place},
     encap::{self, Payload},
-    flood, gateway, icmp,
+    flood, gateway, icmp, limit,
     maps::{self, lookup},
     packet::{Bytes, InnerIp, SkbExt as _, Verdict, linear, redirect_peer},
     route, too_big,
@@ -112,6 +112,9 @@ fn receive(ctx: &TcContext, source: &Source) -> Result<i32, Refusal> {
     if eth.src != source.endpoint.mac {
         return Err(DropReason::SpoofedMac.into());
     }
+    if source.endpoint.has_egress_limit() && kind != ethertype::ARP {
+        limit::from_container(source.ifindex, u64::from(ctx.len()))?;
+    }
     match kind {
         ethertype::IPV4 => forward(ctx, source, eth),
         ethertype::IPV6 if source.network.has_ipv6() => Err(go_on_with_ipv6(ctx).into()),
@@ -169,6 +172,10 @@ pub fn deliver(ctx: &TcContext, source: &Source, destination: &Destination, payl
     let entry = lookup!(fdb, &key).ok_or(DropReason::UnknownMac)?;
     let bytes = u64::from(ctx.len());
     let verdict = if entry.ifindex != 0 {
+        let to = Place { vni: destination.vni, ifindex: entry.ifindex };
+        if entry.is_limited() && !limit::to_container(ctx, to, bytes) {
+            return Ok(TC_ACT_SHOT);
+        }
         if destination.rewritten {
             ctx.store(0, &destination.eth, 0).map_err(|_| DropReason::Truncated)?;
         }

@@ -12,7 +12,7 @@ use overlay_common::{
 
 use crate::{
     count::{self, Place},
-    gateway,
+    gateway, limit,
     maps::{self, lookup},
     nat::{self, Field},
     packet::{InnerIp, Verdict, linear, redirect_peer},
@@ -82,7 +82,11 @@ fn deliver(ctx: &TcContext, gateway: &Gateway, to: &Receiver, ip: &InnerIp) -> V
     let eth =
         Ethernet { dst: to.endpoint.mac, src: to.network.gateway_mac, ethertype_be: ethertype::IPV4.to_be() };
     ctx.store(0, &eth, 0).map_err(|_| DropReason::HostFailed)?;
-    count::delivered(to.place.ifindex, u64::from(ctx.len()));
+    let bytes = u64::from(ctx.len());
+    if to.endpoint.has_ingress_limit() && !limit::to_container(ctx, to.place, bytes) {
+        return Ok(TC_ACT_SHOT);
+    }
+    count::delivered(to.place.ifindex, bytes);
     Ok(redirect_peer(to.place.ifindex))
 }
 

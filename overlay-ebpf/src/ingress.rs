@@ -73,8 +73,18 @@ pub struct Admitted {
     pub protocol: u8,
     /// Congestion was met on the underlay (outer ECN is CE).
     pub congested: bool,
+    /// What the container receives has a rate: see [`crate::limit`].
+    pub limited: bool,
     /// It was routed here from another network, and rules decide what may be: see [`crate::rules`].
     pub ruled: bool,
+}
+
+impl Admitted {
+    /// Whose packet it is.
+    #[inline(always)]
+    pub fn place(&self) -> Place {
+        Place { vni: self.vni, ifindex: self.ifindex }
+    }
 }
 
 /// A packet of ours that may not pass.
@@ -235,14 +245,23 @@ pub fn admit_frame(
         _ => return Err(DropReason::InnerUnsupported),
     };
     if is_group {
-        return Ok(Admitted { vni, ifindex: 0, eth, protocol, congested: false, ruled: false });
+        return Ok(Admitted {
+            vni,
+            ifindex: 0,
+            eth,
+            protocol,
+            congested: false,
+            limited: false,
+            ruled: false,
+        });
     }
     let entry = lookup!(fdb, &FdbKey::new(vni, eth.dst)).ok_or(DropReason::InnerUnknownMac)?;
     if entry.ifindex == 0 {
         return Err(DropReason::InnerNotLocal);
     }
     let ruled = network.flags & FLAG_RULES != 0 && eth.src == network.gateway_mac;
-    Ok(Admitted { vni, ifindex: entry.ifindex, eth, protocol, congested: false, ruled })
+    let limited = entry.is_limited();
+    Ok(Admitted { vni, ifindex: entry.ifindex, eth, protocol, congested: false, limited, ruled })
 }
 
 /// Protocol of the IPv4 packet in the frame at `offset`.

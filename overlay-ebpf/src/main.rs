@@ -31,6 +31,7 @@ mod icmp;
 mod icmp6;
 mod ingress;
 mod inner6;
+mod limit;
 mod maps;
 mod nat;
 mod nd;

@@ -2,7 +2,8 @@
 //!
 //! Hash maps, not LRU maps: an LRU map forgets entries silently. All are filled by the agent alone, except the counters
 //! and those that may forget: `flows`, of which there may be any number, come back by themselves; a container that
-//! `resolver_turns` or `flood_turns` forgets has a burst more. `BPF_F_NO_PREALLOC` where the bound is large, so that memory follows use.
+//! `resolver_turns`, `flood_turns` or `limit_turns` forgets has a burst more. `BPF_F_NO_PREALLOC` where the bound is large, so
+//! that memory follows use.
 #![expect(non_upper_case_globals, reason = "the kernel shows a map under its symbol's name")]
 
 use aya_ebpf::{
@@ -18,6 +19,7 @@ use overlay_common::{
     flood::{FloodKey, Receiver},
     flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
+    limit::Limits,
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
@@ -65,6 +67,10 @@ pub static resolver_turns: Taken = LruHashMap::new();
 pub static flood: HashMap<FloodKey, Receiver, { capacity::FLOOD }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static flood_turns: Taken = LruHashMap::new();
+#[btf_map]
+pub static limits: HashMap<u32, Limits, { capacity::ENDPOINTS }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static limit_turns: Taken<{ 2 * capacity::ENDPOINTS }> = LruHashMap::new();
 #[btf_map]
 pub static endpoint_stats: PerCpuHashMap<u32, EndpointStats, { capacity::ENDPOINTS }> = PerCpuHashMap::new();
 #[btf_map]

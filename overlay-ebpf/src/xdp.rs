@@ -18,7 +18,7 @@ use overlay_common::{
 use crate::{
     count::{self, Place},
     ingress::{self, Admission, Admitted, Rejected},
-    maps,
+    limit, maps,
     packet::{Bytes, redirect},
 };
 
@@ -56,6 +56,10 @@ fn to_container(ctx: &XdpContext, frame: &Admitted) -> Option<u32> {
     if moved != 0 {
         return None;
     }
-    count::delivered(frame.ifindex, Bytes::of_xdp(ctx).len() as u64);
+    let bytes = Bytes::of_xdp(ctx).len() as u64;
+    if frame.limited && !limit::to_container(ctx, frame.place(), bytes) {
+        return Some(XDP_DROP);
+    }
+    count::delivered(frame.ifindex, bytes);
     Some(redirect(frame.ifindex) as u32)
 }

@@ -24,10 +24,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::types::{
-    AddExternal, AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DRY_RUN, DetachOwned,
-    DetachRequest, DetachResult, DropView, EndpointView, ErrorBody, ErrorCode, MapDump, MapView, NetworkView,
-    NewRule, NodeDetail, NodeView, PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER,
-    Status,
+    AddExternal, AttachRequest, AttachResult, ChangeLabels, ChangeLimits, CreateNetwork, DRY_RUN,
+    DetachOwned, DetachRequest, DetachResult, DropView, EndpointView, ErrorBody, ErrorCode, MapDump, MapView,
+    NetworkView, NewRule, NodeDetail, NodeView, PolicyView, PublicationView, RemoveNode, RemovedNode,
+    STALE_HEADER, Status,
 };
 use crate::{
     agent::lock,
@@ -295,6 +295,19 @@ impl Client {
         change: &ChangeLabels,
     ) -> Result<EndpointView> {
         self.send(Method::POST, &format!("/v1/networks/{network}/endpoints/{endpoint}/labels"), change).await
+    }
+
+    /// Changes how fast an endpoint may send and receive.
+    ///
+    /// # Errors
+    /// [`ClientError`], as every call.
+    pub async fn change_limits(
+        &self,
+        network: &Name,
+        endpoint: &Name,
+        change: &ChangeLimits,
+    ) -> Result<EndpointView> {
+        self.send(Method::POST, &format!("/v1/networks/{network}/endpoints/{endpoint}/limits"), change).await
     }
 
     /// Makes a machine without an agent a member of a network.

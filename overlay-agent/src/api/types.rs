@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use overlay_common::{mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Allowance, EndpointId, Labels, Name, Owner, Publication, RuleId, Timestamp};
+use crate::model::{Allowance, EndpointId, Labels, Limits, Name, Owner, Publication, RuleId, Timestamp};
 
 /// `POST /v1/networks`; `PUT /v1/networks` creates it where it is not there, and fails if it is there and other than asked
 /// for. What is left out is chosen: see [`crate::ipam`].
@@ -150,6 +150,9 @@ pub struct AttachRequest {
     /// The front end that asks, and what it calls the attachment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
+    /// How fast it may send and receive.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 /// Answer to an attach: a CNI result (specification 1.1.0) and what of ours belongs to it.
@@ -278,6 +281,9 @@ pub struct EndpointView {
     /// The front end that had it made; nobody if it was attached by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
+    /// How fast it may send and receive.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
     /// What only its own node knows.
     pub local: Option<LocalEndpointView>,
 }
@@ -490,6 +496,28 @@ pub struct ChangeLabels {
     /// Keys of labels to take away.
     #[serde(default)]
     pub remove: Vec<String>,
+}
+
+/// `POST /v1/networks/{network}/endpoints/{endpoint}/limits`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeLimits {
+    /// Limits to set; the others stay.
+    #[serde(default)]
+    pub set: Limits,
+    /// Directions whose limit to take away.
+    #[serde(default)]
+    pub remove: Vec<Direction>,
+}
+
+/// Of what an endpoint sends or receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// What it sends.
+    Egress,
+    /// What it receives.
+    Ingress,
 }
 
 /// The agent: `GET /v1/status`; `GET /v1/ready` answers the same once the first pass is done.

@@ -12,7 +12,7 @@ use crate::{
         types::{AttachRequest, DetachRequest, DetachResult, NetnsRef},
     },
     family,
-    model::{Name, Publication},
+    model::{Limits, Name, Publication, Rate},
 };
 
 #[derive(Debug, Args)]
@@ -51,6 +51,12 @@ pub(super) struct Attach {
     publish: Vec<Publication>,
     #[command(flatten)]
     dry_run: DryRun,
+    /// What it may send, in bits a second: 100mbit, 1.5gbit [default: all that the host can]
+    #[arg(long, value_name = "RATE")]
+    egress_rate: Option<Rate>,
+    /// What it may receive [default: all that the host can]
+    #[arg(long, value_name = "RATE")]
+    ingress_rate: Option<Rate>,
 }
 
 #[derive(Debug, Args)]
@@ -119,7 +125,8 @@ impl Attach {
     }
 
     pub(super) fn request(self) -> Result<(Name, AttachRequest), CliError> {
-        let Self { network, container, name, aliases, labels, ifname, ips, mac, publish, dry_run: _ } = self;
+        let Self { network, container, name, aliases, labels, ifname, ips, mac, publish, .. } = self;
+        let limits = Limits { egress_bits_per_s: self.egress_rate, ingress_bits_per_s: self.ingress_rate };
         let (ip, ipv6) = family::addresses("--ip", ips)?;
         let netns = container.netns.or(container.pid).expect("clap demands one of the group");
         let labels = labels.into();
@@ -135,6 +142,7 @@ impl Attach {
             mac,
             publish,
             owner: None,
+            limits,
         };
         Ok((network, request))
     }

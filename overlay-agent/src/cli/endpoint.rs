@@ -1,6 +1,8 @@
-//! `overlay endpoint`: ls, label, inspect.
+//! `overlay endpoint`: ls, label, limit, inspect.
 
-use clap::Subcommand;
+use std::str::FromStr;
+
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::{
     CliError, complete, drops,
@@ -12,9 +14,9 @@ use super::{
 use crate::{
     api::{
         client::Client,
-        types::{ChangeLabels, EndpointView, LocalEndpointView},
+        types::{ChangeLabels, ChangeLimits, Direction, EndpointView, LocalEndpointView},
     },
-    model::Name,
+    model::{InvalidRate, Limits, Name, Rate},
 };
 
 #[derive(Debug, Subcommand)]
@@ -51,6 +53,11 @@ pub(super) enum Command {
         #[command(flatten)]
         dry_run: DryRun,
     },
+    /// Change how fast an endpoint may send and receive, on any host; connections go on
+    #[command(
+        after_help = "Examples:\n  overlay endpoint limit ov_net1 bbox1 --egress-rate 100mbit --ingress-rate 1gbit\n  overlay endpoint limit ov_net1 bbox1 --egress-rate none"
+    )]
+    Limit(Limit),
     /// Show the endpoints with this name, or the one with this id, and the counters of those on this host
     #[command(after_help = "Example:\n  overlay endpoint inspect bbox1")]
     Inspect {
@@ -60,6 +67,48 @@ pub(super) enum Command {
         #[command(flatten)]
         watch: Watch,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("rate").required(true).multiple(true)))]
+pub(super) struct Limit {
+    /// Name of the network
+    network: Name,
+    /// Name of the endpoint
+    name: Name,
+    /// What it may send, in bits a second: 100mbit, 1.5gbit; none: all that the host can
+    #[arg(long, value_name = "RATE|none", group = "rate")]
+    egress_rate: Option<NewRate>,
+    /// What it may receive
+    #[arg(long, value_name = "RATE|none", group = "rate")]
+    ingress_rate: Option<NewRate>,
+    #[command(flatten)]
+    dry_run: DryRun,
+}
+
+/// A rate, or that there is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NewRate(Option<Rate>);
+
+impl FromStr for NewRate {
+    type Err = InvalidRate;
+    fn from_str(text: &str) -> Result<Self, InvalidRate> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|rate| Self(Some(rate))) }
+    }
+}
+
+impl Limit {
+    pub(super) fn change(&self) -> ChangeLimits {
+        let both = [(Direction::Egress, self.egress_rate), (Direction::Ingress, self.ingress_rate)];
+        let none = both.into_iter().filter(|(_, rate)| *rate == Some(NewRate(None)));
+        ChangeLimits {
+            set: Limits {
+                egress_bits_per_s: self.egress_rate.and_then(|rate| rate.0),
+                ingress_bits_per_s: self.ingress_rate.and_then(|rate| rate.0),
+            },
+            remove: none.map(|(direction, _)| direction).collect(),
+        }
+    }
 }
 
 impl Command {
@@ -81,6 +130,11 @@ impl Command {
             Self::Inspect { name, watch } => {
                 let fetch = async || Ok(client.endpoint(&name).await?);
                 watch.show(out, fetch, |endpoints, style| details(endpoints, style)).await
+            }
+            Self::Limit(limit) => {
+                let (client, change) = (limit.dry_run.of(client), limit.change());
+                let endpoint = client.change_limits(&limit.network, &limit.name, &change).await?;
+                out.print(&endpoint, |style| details(std::slice::from_ref(&endpoint), style))
             }
         }
     }
@@ -134,6 +188,11 @@ fn detail(endpoint: &EndpointView, style: Style) -> String {
     ];
     fields.extend(endpoint.vtep.iter().map(|vtep| field("VTEP", vtep)));
     fields.extend(endpoint.published.iter().map(|publication| field("published", publication)));
+    let rates = [
+        ("egress rate", endpoint.limits.egress_bits_per_s),
+        ("ingress rate", endpoint.limits.ingress_bits_per_s),
+    ];
+    fields.extend(rates.iter().filter_map(|(name, rate)| Some(field(name, rate.as_ref()?))));
     let Some(local) = &endpoint.local else { return style.fields(&fields) };
     fields.extend(local_fields(local));
     format!("{}\n{}", style.fields(&fields), drops::table(&local.drops, style))

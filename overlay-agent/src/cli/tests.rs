@@ -15,7 +15,7 @@ use crate::api::types::{
 };
 use crate::{
     doctor::{Finding, Health},
-    model::{Allowance, FrontEnd, Owner, Timestamp, Traffic},
+    model::{Allowance, FrontEnd, Limits, Owner, Timestamp, Traffic},
 };
 
 const PLAIN: Style = Style { colour: false };
@@ -118,13 +118,23 @@ fn two_values_of_one_family_are_refused() {
 
 #[test]
 fn attach_takes_everything_over() {
-    let line = "attach net1 --pid 42 --name web --alias www --alias front --label app=web --ifname eth3 --ip 10.0.0.9 --mac 02:42:0a:00:00:09 --publish 8080:80 --publish 53:5353/udp";
+    let line = "attach net1 --pid 42 --name web --alias www --alias front --label app=web --ifname eth3 --ip 10.0.0.9 --mac 02:42:0a:00:00:09 --publish 8080:80 --publish 53:5353/udp --egress-rate 100mbit --ingress-rate 1.5gbit";
     let (network, request) = attach_request(line);
     assert_eq!(network, "net1");
     let expected = json!({"netns": {"pid": 42}, "name": "web",
         "aliases": ["www", "front"], "labels": {"app": "web"}, "ifname": "eth3", "ip": "10.0.0.9", "mac": "02:42:0a:00:00:09",
-        "publish": [{"host_port": 8080, "port": 80, "protocol": "tcp"}, {"host_port": 53, "port": 5353, "protocol": "udp"}]});
+        "publish": [{"host_port": 8080, "port": 80, "protocol": "tcp"}, {"host_port": 53, "port": 5353, "protocol": "udp"}],
+        "limits": {"egress_bits_per_s": 100_000_000, "ingress_bits_per_s": 1_500_000_000}});
     assert_eq!(serde_json::to_value(request).unwrap(), expected);
+}
+
+#[test]
+fn a_limit_is_set_or_taken_away_and_what_is_not_named_stays() {
+    let line = "endpoint limit net1 web --egress-rate none --ingress-rate 2gbit";
+    let Command::Endpoint(endpoint::Command::Limit(limit)) = command(line) else { panic!("{line}") };
+    let expected = json!({"set": {"ingress_bits_per_s": 2_000_000_000}, "remove": ["egress"]});
+    assert_eq!(serde_json::to_value(limit.change()).unwrap(), expected);
+    assert!(parse("endpoint limit net1 web").is_err());
 }
 
 #[rstest]
@@ -249,6 +259,7 @@ fn endpoint(name: &str) -> EndpointView {
     EndpointView {
         published: Vec::new(),
         owner: None,
+        limits: Limits::default(),
         id: "00112233445566ff".parse().unwrap(),
         name: name.parse().unwrap(),
         aliases: Vec::new(),

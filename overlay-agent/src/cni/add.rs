@@ -66,5 +66,6 @@ fn request(netns: NetnsRef, attachment: &DetachOwned, args: &Args, wishes: Wishe
         mac: wishes.mac,
         publish: wishes.publish,
         owner: Some(attachment.owner.clone()),
+        limits: wishes.limits,
     }
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::types::{CreateIpv6, CreateNetwork},
     family::{self, PerFamily, SameFamily},
-    model::{ForeignId, Name, Protocol, Publication},
+    model::{ForeignId, Limits, Name, Protocol, Publication, Rate},
     paths,
 };
 
@@ -92,6 +92,8 @@ pub struct Wishes {
     pub labels: BTreeMap<String, String>,
     /// Ports of this host that are to lead to it.
     pub publish: Vec<Publication>,
+    /// How fast it may send and receive.
+    pub limits: Limits,
     /// Whom it is to ask for names, where that is said.
     pub dns: Dns,
 }
@@ -214,6 +216,7 @@ impl Config {
             aliases: aliases(runtime.aliases.get(self.name.as_str()))?,
             labels: conventions.labels.into_iter().map(|label| (label.key, label.value)).collect(),
             publish: publications(&runtime.port_mappings)?,
+            limits: runtime.bandwidth.limits()?,
             dns: self.field::<Dns>("dns")?.unwrap_or_default().or(runtime.dns.into()),
         })
     }
@@ -273,6 +276,31 @@ struct Runtime {
     /// By CNI network.
     aliases: BTreeMap<String, Vec<String>>,
     dns: RuntimeDns,
+    bandwidth: Bandwidth,
+}
+
+/// The `bandwidth` capability, in bits a second; 0: any number. Its bursts are not asked: how long what was not used is kept
+/// is the same for all (`overlay_common::limit::KEPT_NS`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Bandwidth {
+    /// What the container may receive.
+    ingress_rate: u64,
+    /// What it may send.
+    egress_rate: u64,
+}
+
+impl Bandwidth {
+    fn limits(&self) -> Result<Limits, CniError> {
+        let rate = |bits_per_s: u64| {
+            let rate = (bits_per_s != 0).then(|| Rate::try_from(bits_per_s)).transpose();
+            rate.map_err(|e| unsupported("bandwidth", &bits_per_s, e))
+        };
+        Ok(Limits {
+            egress_bits_per_s: rate(self.egress_rate)?,
+            ingress_bits_per_s: rate(self.ingress_rate)?,
+        })
+    }
 }
 
 /// A published port.
@@ -419,7 +447,8 @@ mod tests {
                 ],
                 "ips": ["fd00:9::7/64", "10.9.0.7/16"], "mac": "02:42:00:00:00:07",
                 "aliases": {"blue": ["www", "4f2a"], "red": ["other"]},
-                "dns": {"servers": ["9.9.9.9"], "searches": ["example.org"], "options": ["ndots:2"]}
+                "dns": {"servers": ["9.9.9.9"], "searches": ["example.org"], "options": ["ndots:2"]},
+                "bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 1, "egressRate": 0, "egressBurst": 0}
             },
             "args": {"cni": {"labels": [{"key": "app", "value": "web"}]}, "podman_labels": {}},
             "dns": {"nameservers": ["1.1.1.1"], "domain": "example.com"}
@@ -430,6 +459,8 @@ mod tests {
         assert_eq!(wishes.ipv6, "fd00:9::7".parse().ok());
         assert_eq!((wishes.ip, wishes.mac), (Some([10, 9, 0, 7].into()), "02:42:00:00:00:07".parse().ok()));
         assert_eq!(wishes.aliases.iter().map(Name::as_str).collect::<Vec<_>>(), ["www", "4f2a"]);
+        let receives = Limits { egress_bits_per_s: None, ingress_bits_per_s: "8mbit".parse().ok() };
+        assert_eq!(wishes.limits, receives);
         assert_eq!(wishes.labels, [("app".to_owned(), "web".to_owned())].into());
         assert_eq!(
             serde_json::to_value(&wishes.dns).unwrap(),
@@ -451,6 +482,7 @@ mod tests {
     #[case(json!({"runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 1, "hostIP": "127.0.0.1"}]}}), 2, "hostIP 127.0.0.1")]
     #[case(json!({"runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 0}]}}), 2, "containerPort 0")]
     #[case(json!({"runtimeConfig": {"portMappings": [{"hostPort": 70000, "containerPort": 1}]}}), 7, "70000")]
+    #[case(json!({"runtimeConfig": {"bandwidth": {"egressRate": 10}}}), 2, "bandwidth 10: ")]
     #[case(json!({"subnet": "10.9.0.0"}), 7, "subnet \"10.9.0.0\"")]
     #[case(json!({"vni": 0}), 7, "vni 0")]
     #[case(json!({"mtu": "large"}), 7, "mtu \"large\"")]

@@ -47,7 +47,7 @@ overlay-cni is a CNI plugin: a container runtime runs it. It joins containers to
 of this host. A conflist to begin with, in /etc/cni/net.d/:
 
   {\"cniVersion\": \"1.0.0\", \"name\": \"ov_net1\", \"plugins\": [{\"type\": \"overlay-cni\", \"capabilities\":
-    {\"portMappings\": true, \"ips\": true, \"mac\": true, \"aliases\": true, \"dns\": true}}]}
+    {\"portMappings\": true, \"ips\": true, \"mac\": true, \"aliases\": true, \"dns\": true, \"bandwidth\": true}}]}
 ";
 
 /// The program: reads what the runtime says, does it, and prints what came of it.

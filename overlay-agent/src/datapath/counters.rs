@@ -35,6 +35,14 @@ impl Maps {
         self.resolver_turns.entries()
     }
 
+    /// How far each container has used up its rates, by ifindex of its host veth and direction.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn limit_turns(&self) -> Result<BTreeMap<u32, Turns>, DatapathError> {
+        self.limit_turns.entries()
+    }
+
     /// How far each sender has used up its turns at broadcast and multicast.
     ///
     /// # Errors

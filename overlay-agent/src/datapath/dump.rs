@@ -11,6 +11,7 @@ use overlay_common::{
     flood::{EXTERNAL_SENDER, FloodKey, HERE, Receiver},
     flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
+    limit::{INGRESS, Limits},
     mac::Mac,
     neigh::{Neigh, NeighKey},
     network::Network,
@@ -40,7 +41,7 @@ pub struct Description {
 }
 
 /// All maps that can be dumped.
-pub const MAPS: [Description; 21] = [
+pub const MAPS: [Description; 23] = [
     describe(map::CONFIG, 1, "this host's settings"),
     describe(map::NETWORKS, capacity::NETWORKS, "VNI → gateway, MTU, flags"),
     describe(map::VTEPS, capacity::VTEPS, "index → outer header of another host"),
@@ -78,6 +79,16 @@ pub const MAPS: [Description; 21] = [
         capacity::ENDPOINTS,
         "host veth, or VTEP without an agent → how far it has used up its turns at broadcast and multicast",
     ),
+    describe(
+        map::LIMITS,
+        capacity::ENDPOINTS,
+        "host veth → bytes a second that its container may send and receive",
+    ),
+    describe(
+        map::LIMIT_TURNS,
+        2 * capacity::ENDPOINTS,
+        "host veth, direction → how far its container has used up its rate",
+    ),
     describe(map::ENDPOINT_STATS, capacity::ENDPOINTS, "host veth → packets and bytes"),
     describe(map::DROPS, capacity::DROPS, "VNI, host veth, reason → packets and bytes"),
     describe(map::RULE_STATS, capacity::RULE_STATS, "VNIs, rule (0: none, audited) → packets and flows"),
@@ -113,6 +124,7 @@ impl Datapath {
             map::ENDPOINT_STATS => Some(self.dump_stats()?),
             map::DROPS => Some(self.dump_drops()?),
             map::RESOLVER_TURNS => Some(rows(&self.maps().resolver_turns()?, turns)),
+            map::LIMIT_TURNS => Some(rows(&self.maps().limit_turns()?, limit_turns)),
             map::FLOOD_TURNS => Some(rows(&self.maps().flood_turns()?, turns)),
             map::RULE_STATS => Some(rows(&self.maps().rule_stats()?, rule_count)),
             map::FLOWS => Some(rows(&self.maps().flows()?, flow)),
@@ -154,6 +166,7 @@ fn dump_table(t: &Tables, name: &str) -> Option<Vec<Row>> {
         map::RULE_BITS => rows(&t.rule_bits, rule_bits),
         map::ROUTES => rows(&t.routes, route),
         map::FLOOD => rows(&t.flood, flood),
+        map::LIMITS => rows(&t.limits, limits),
         map::GATEWAY => vec![row(gateway(&t.gateway))],
         map::HOST_ADDRS => rows(&t.host_addrs, host_addr),
         map::HOST_OWNERS => rows(&t.host_owners, |addr, ifindex| host_addr(ifindex, addr)),
@@ -190,13 +203,14 @@ pub(crate) fn vtep_member(key: &VtepMemberKey, kind: &u32) -> Value {
 /// An entry of map `endpoints`.
 pub(crate) fn endpoint(ifindex: &u32, e: &Endpoint) -> Value {
     json!({ "ifindex": ifindex, "vni": e.vni, "ipv4": ip(e.ipv4), "mac": mac(e.mac),
-        "ipv6": e.has_ipv6().then(|| addr(Addr::v6(e.ipv6))) })
+        "ipv6": e.has_ipv6().then(|| addr(Addr::v6(e.ipv6))), "egress_limit": e.has_egress_limit(),
+        "ingress_limit": e.has_ingress_limit() })
 }
 
 /// An entry of map `fdb`.
 pub(crate) fn fdb(key: &FdbKey, entry: &FdbEntry) -> Value {
     json!({ "vni": key.vni, "mac": mac(key.mac), "ifindex": entry.ifindex, "vtep": entry.vtep,
-        "vtep_addr": ip(entry.vtep_addr) })
+        "vtep_addr": ip(entry.vtep_addr), "limited": entry.is_limited() })
 }
 
 /// An entry of map `neigh`.
@@ -208,6 +222,17 @@ pub(crate) fn neigh(key: &NeighKey, entry: &Neigh) -> Value {
 pub(crate) fn flood(key: &FloodKey, to: &Receiver) -> Value {
     let side = if key.side == HERE { "here" } else { "there" };
     json!({ "vni": key.vni, "side": side, "number": key.number, "ifindex": to.ifindex, "vtep_addr": ip(to.vtep_addr) })
+}
+
+/// An entry of map `limits`.
+pub(crate) fn limits(ifindex: &u32, limits: &Limits) -> Value {
+    json!({ "ifindex": ifindex, "egress_bytes_per_s": limits.egress_bytes_per_s,
+        "ingress_bytes_per_s": limits.ingress_bytes_per_s })
+}
+
+fn limit_turns(key: &u32, turns: &Turns) -> Value {
+    let direction = if key & INGRESS == 0 { "egress" } else { "ingress" };
+    json!({ "ifindex": key & !INGRESS, "direction": direction, "taken_until_ns": turns.taken_until_ns })
 }
 
 fn turns(sender: &u32, turns: &Turns) -> Value {

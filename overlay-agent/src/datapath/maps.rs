@@ -17,6 +17,7 @@ use overlay_common::{
     flood::{FloodKey, Receiver},
     flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
+    limit::Limits,
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
@@ -54,6 +55,8 @@ pub struct Maps {
     rule_bits: Hash<RuleBitsKey, RuleBits>,
     routes: Table<LpmTrie<MapData, RouteKey, u32>>,
     flood: Hash<FloodKey, Receiver>,
+    limits: Hash<u32, Limits>,
+    pub(super) limit_turns: Hash<u32, Turns>,
     pub(super) resolver_turns: Hash<u32, Turns>,
     pub(super) flood_turns: Hash<u32, Turns>,
     pub(super) endpoint_stats: Table<PerCpuHashMap<MapData, u32, EndpointStats>>,
@@ -81,6 +84,8 @@ impl Maps {
             rule_bits: take(ebpf, map::RULE_BITS)?,
             routes: take(ebpf, map::ROUTES)?,
             flood: take(ebpf, map::FLOOD)?,
+            limits: take(ebpf, map::LIMITS)?,
+            limit_turns: take(ebpf, map::LIMIT_TURNS)?,
             resolver_turns: take(ebpf, map::RESOLVER_TURNS)?,
             flood_turns: take(ebpf, map::FLOOD_TURNS)?,
             endpoint_stats: take(ebpf, map::ENDPOINT_STATS)?,
@@ -110,6 +115,7 @@ impl Maps {
             fdb: self.fdb.entries()?,
             neigh: self.neigh.entries()?,
             flood: self.flood.entries()?,
+            limits: self.limits.entries()?,
             policy: self.policy.entries()?,
             rules: self.rules.entries()?,
             rule_bits: self.rule_bits.entries()?,
@@ -131,6 +137,7 @@ impl Maps {
         self.put_vteps(&plan.vteps.put)?;
         self.vtep_members.put(&plan.vtep_members)?;
         self.create_stats(&plan.endpoint_stats)?;
+        self.limits.put(&plan.limits)?;
         self.endpoints.put(&plan.endpoints)?;
         self.host_addrs.put(&plan.host_addrs)?;
         self.host_owners.put(&plan.host_owners)?;
@@ -154,6 +161,7 @@ impl Maps {
         self.host_owners.delete(&plan.host_owners)?;
         self.host_addrs.delete(&plan.host_addrs)?;
         self.endpoints.delete(&plan.endpoints)?;
+        self.limits.delete(&plan.limits)?;
         self.delete_stats(&plan.endpoint_stats)?;
         self.retire_drops(&plan.endpoints.delete)?;
         self.vtep_members.delete(&plan.vtep_members)?;

@@ -19,7 +19,7 @@ use super::{DatapathError, bpffs::gone_is_success};
 use crate::{config::BpfLog, paths::Paths};
 
 /// Maps that are pinned: all but the log's, whose reader ends with the agent.
-pub const PINNED_MAPS: [&str; 22] = [
+pub const PINNED_MAPS: [&str; 24] = [
     map::CONFIG,
     map::ENDPOINTS,
     map::FDB,
@@ -36,6 +36,8 @@ pub const PINNED_MAPS: [&str; 22] = [
     map::HOST_OWNERS,
     map::RESOLVER_TURNS,
     map::FLOOD,
+    map::LIMITS,
+    map::LIMIT_TURNS,
     map::FLOOD_TURNS,
     map::TAIL_CALLS,
     map::ENDPOINT_STATS,

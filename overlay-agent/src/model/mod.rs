@@ -3,6 +3,7 @@
 //! * [`name`]: the one grammar of names
 //! * [`owner`]: which front end an endpoint is for
 //! * [`publication`]: ports of a host that lead to a container
+//! * [`limits`]: how fast an endpoint may send and receive
 //! * [`rule`]: what of one network's traffic another takes
 //! * [`records`]: what the store holds under each key
 //! * [`host_range`]: where addresses on a host come from
@@ -16,6 +17,7 @@ pub mod cluster;
 pub mod host_range;
 pub mod journal;
 pub mod keys;
+pub mod limits;
 pub mod name;
 pub mod owner;
 pub mod publication;
@@ -26,6 +28,7 @@ pub mod time;
 
 pub use cluster::Cluster;
 pub use host_range::{HostRange, InvalidHostRange};
+pub use limits::{InvalidRate, Limits, Rate};
 pub use name::{InvalidName, Name};
 pub use owner::{ForeignId, FrontEnd, InvalidForeignId, Owner};
 pub use publication::{InvalidPublication, Protocol, Publication};

@@ -13,7 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use overlay_common::{abi, mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use super::{ForeignId, Name, Owner, Publication, Timestamp};
+use super::{ForeignId, Limits, Name, Owner, Publication, Timestamp};
 
 /// The cluster itself. Its record is what tells a wiped store from an empty one, and one cluster's store from
 /// another's.
@@ -244,6 +244,9 @@ pub struct Endpoint {
     /// The front end that had it made; nobody if it was attached by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
+    /// How fast it may send and receive.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 impl Endpoint {
@@ -281,6 +284,7 @@ impl Endpoint {
             labels,
             published,
             owner,
+            limits: Limits::default(),
         }
     }
 }

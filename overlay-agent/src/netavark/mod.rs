@@ -30,7 +30,7 @@ use crate::{
     },
     engine,
     family::SameFamily,
-    model::{FrontEnd, Owner},
+    model::{FrontEnd, Limits, Owner},
 };
 
 /// The name that the plugin is called by, and that of Podman's driver.
@@ -184,6 +184,7 @@ impl Exec {
             mac: self.network_options.mac()?,
             publish: self.publications()?,
             owner: Some(owner),
+            limits: Limits::default(),
         })
     }
 }

@@ -374,12 +374,16 @@ pub(super) fn add_local(
         vni,
         ipv4: endpoint.ipv4.octets(),
         mac: endpoint.mac.0,
-        pad: [0; 2],
+        flags: endpoint.limits.flags(),
         ipv6: endpoint.ipv6.map(|ip| ip.octets()).unwrap_or_default(),
     };
     tables.endpoints.insert(ifindex, record);
     tables.endpoint_stats.insert(ifindex, ());
-    tables.fdb.insert(FdbKey::new(vni, endpoint.mac.0), FdbEntry::local(ifindex));
+    if !endpoint.limits.is_empty() {
+        tables.limits.insert(ifindex, endpoint.limits.in_bytes());
+    }
+    let place = FdbEntry::local(ifindex).with_limit(record.has_ingress_limit());
+    tables.fdb.insert(FdbKey::new(vni, endpoint.mac.0), place);
     tables.neigh.extend(neigh(vni, endpoint));
     tables.rule_bits.extend(basis.selectors.entries(vni, endpoint));
 }

@@ -8,6 +8,7 @@ use overlay_common::{
     fdb::{FdbEntry, FdbKey},
     flood::{FloodKey, Receiver},
     gateway::{Gateway, HostAddr},
+    limit::Limits,
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
@@ -93,6 +94,8 @@ pub struct Plan {
     pub vteps: Edits<u32, Vtep>,
     /// Map `vtep_members`.
     pub vtep_members: Edits<VtepMemberKey, u32>,
+    /// Map `limits`.
+    pub limits: Edits<u32, Limits>,
     /// Map `endpoints`.
     pub endpoints: Edits<u32, Endpoint>,
     /// Map `host_addrs`.
@@ -129,6 +132,7 @@ impl Plan {
             networks: Edits::between(&observed.networks, &desired.networks),
             vteps: Edits::between(&observed.vteps, &desired.vteps),
             vtep_members: Edits::between(&observed.vtep_members, &desired.vtep_members),
+            limits: Edits::between(&observed.limits, &desired.limits),
             endpoints: Edits::between(&observed.endpoints, &desired.endpoints),
             host_addrs: Edits::between(&observed.host_addrs, &desired.host_addrs),
             host_owners: Edits::between(&observed.host_owners, &desired.host_owners),
@@ -151,6 +155,7 @@ impl Plan {
         self.networks.carry_out(&mut tables.networks);
         self.vteps.carry_out(&mut tables.vteps);
         self.vtep_members.carry_out(&mut tables.vtep_members);
+        self.limits.carry_out(&mut tables.limits);
         self.endpoints.carry_out(&mut tables.endpoints);
         self.host_addrs.carry_out(&mut tables.host_addrs);
         self.host_owners.carry_out(&mut tables.host_owners);
@@ -172,6 +177,7 @@ impl Plan {
         self.networks.extend(other.networks);
         self.vteps.extend(other.vteps);
         self.vtep_members.extend(other.vtep_members);
+        self.limits.extend(other.limits);
         self.endpoints.extend(other.endpoints);
         self.host_addrs.extend(other.host_addrs);
         self.host_owners.extend(other.host_owners);
@@ -194,6 +200,7 @@ impl Plan {
             + self.networks.len()
             + self.vteps.len()
             + self.vtep_members.len()
+            + self.limits.len()
             + self.endpoints.len()
             + self.host_addrs.len()
             + self.host_owners.len()

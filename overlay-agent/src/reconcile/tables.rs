@@ -8,6 +8,7 @@ use overlay_common::{
     fdb::{FdbEntry, FdbKey},
     flood::{FloodKey, Receiver},
     gateway::{Gateway, HostAddr},
+    limit::Limits,
     neigh::{Neigh, NeighKey},
     network::Network,
     policy::{Policy, PolicyKey, RuleBits, RuleBitsKey, RuleSet},
@@ -39,6 +40,8 @@ pub struct Tables {
     pub vtep_members: BTreeMap<VtepMemberKey, u32>,
     /// Map `endpoints`, by ifindex of the host veth.
     pub endpoints: BTreeMap<u32, Endpoint>,
+    /// Map `limits`, by ifindex of the host veth.
+    pub limits: BTreeMap<u32, Limits>,
     /// Map `fdb`.
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// Map `neigh`.

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::types::{AttachRequest, AttachResult, CniDns, CniInterface, CniIp, CniRoute, NetnsRef},
     dns::resolv_conf,
-    model::{Endpoint, EndpointId, Name, Network, Owner, Publication, cluster::Versioned},
+    model::{Endpoint, EndpointId, Limits, Name, Network, Owner, Publication, cluster::Versioned},
     netlink::{self, ContainerConfig, ContainerIpv6, ContainerLink, ContainerRoute, Link, NetlinkError},
     netns::{self, NetnsHandle},
     paths,
@@ -61,6 +61,7 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
         mac: request.mac,
         published: request.publish.clone(),
         owner: request.owner,
+        limits: request.limits,
     };
     // Nobody else may be given a port between the look at it and the record that holds it.
     let publishing = context.publishing.lock().await;
@@ -99,6 +100,7 @@ pub(super) struct Plan {
     pub(super) mac: Option<Mac>,
     pub(super) published: Vec<Publication>,
     pub(super) owner: Option<Owner>,
+    pub(super) limits: Limits,
 }
 
 impl Plan {

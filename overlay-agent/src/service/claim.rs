@@ -54,6 +54,7 @@ pub(super) async fn claim(
             netns: netns.to_owned(),
             published: plan.published.clone(),
             owner: plan.owner.clone(),
+            limits: plan.limits,
         };
         check_mac_free(&cluster, &network.record, &endpoint)?;
         let transaction = Transaction::new().unchanged(Key::Node(endpoint.node.clone()), node);

@@ -89,6 +89,7 @@ pub(super) fn view(endpoint: &Endpoint, network: &Network, local: Option<LocalEn
         netns: endpoint.netns.clone(),
         published: endpoint.published.clone(),
         owner: endpoint.owner.clone(),
+        limits: endpoint.limits,
         local,
     }
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::types::{AddExternal, EndpointView},
     ipam::Rest,
-    model::{Cluster, Endpoint, EndpointId, Name, Timestamp},
+    model::{Cluster, Endpoint, EndpointId, Limits, Name, Timestamp},
     store::{Outcome, Transaction},
 };
 
@@ -88,6 +88,7 @@ fn design(id: &EndpointId, network: &Name, request: &AddExternal) -> Endpoint {
         netns: String::new(),
         published: Vec::new(),
         owner: None,
+        limits: Limits::default(),
     }
 }
 

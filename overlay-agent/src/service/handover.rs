@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     api::types::NetnsRef,
-    model::{Endpoint, EndpointId, Name, Network, Owner, cluster::Versioned, keys::Key},
+    model::{Endpoint, EndpointId, Limits, Name, Network, Owner, cluster::Versioned, keys::Key},
     netlink::ContainerLink,
     paths,
     store::{Outcome, Revision, Transaction},
@@ -63,6 +63,7 @@ pub async fn hand_over(context: &Context, network: &Name, request: HandOver) -> 
         mac: request.mac,
         published: Vec::new(),
         owner: Some(request.owner),
+        limits: Limits::default(),
     };
     let (endpoint, revision) = claim(context, &network.record.name, &plan, "").await?;
     match plumb(context, &endpoint, &network.record, revision).await {

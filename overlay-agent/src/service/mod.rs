@@ -4,7 +4,7 @@
 //! later step fails. One that changes something runs in a task of its own: a caller that goes away does
 //! not leave it half done.
 //!
-//! * [`networks`], [`attach`], [`detach`], [`labels`], [`policies`], [`rules`], [`publish`], [`external`]: the operations
+//! * [`networks`], [`attach`], [`detach`], [`change`], [`policies`], [`rules`], [`publish`], [`external`]: the operations
 //! * [`claim`], [`reserve`]: names and addresses, decided by the store
 //! * [`handover`]: endpoints whose container's end a front end moves
 //! * [`engines`]: networks as container engines know them
@@ -16,6 +16,7 @@
 //! * [`endpoints`], [`views`]: what there is to see
 
 mod attach;
+mod change;
 pub(crate) mod claim;
 mod detach;
 mod endpoints;
@@ -25,7 +26,6 @@ mod export;
 mod external;
 mod front_ends;
 mod handover;
-mod labels;
 mod networks;
 mod nodes;
 mod policies;
@@ -56,9 +56,9 @@ pub use reserve::Asked;
 use crate::{
     agent::{mirror::Mirror, outbox::Outbox, presence::Absences, reconciler, repairs::Repairs},
     api::types::{
-        AddExternal, AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DetachOwned, DetachRequest,
-        DetachResult, DropView, EndpointView, MapDump, MapView, NetworkView, NewRule, NodeDetail, NodeView,
-        PolicyView, PublicationView, RemovedNode, Status,
+        AddExternal, AttachRequest, AttachResult, ChangeLabels, ChangeLimits, CreateNetwork, DetachOwned,
+        DetachRequest, DetachResult, DropView, EndpointView, MapDump, MapView, NetworkView, NewRule,
+        NodeDetail, NodeView, PolicyView, PublicationView, RemovedNode, Status,
     },
     config::Config,
     datapath::Datapath,
@@ -333,7 +333,18 @@ impl Service {
         change: ChangeLabels,
     ) -> Result<EndpointView> {
         let (network, endpoint) = (network.clone(), endpoint.clone());
-        self.change(async move |context| labels::change(&context, &network, &endpoint, change).await).await
+        self.change(async move |context| change::labels(&context, &network, &endpoint, change).await).await
+    }
+
+    /// Changes how fast an endpoint may send and receive.
+    pub async fn change_limits(
+        &self,
+        network: &Name,
+        endpoint: &Name,
+        change: ChangeLimits,
+    ) -> Result<EndpointView> {
+        let (network, endpoint) = (network.clone(), endpoint.clone());
+        self.change(async move |context| change::limits(&context, &network, &endpoint, change).await).await
     }
 
     /// Keeps two networks apart again.

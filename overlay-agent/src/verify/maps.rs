@@ -33,6 +33,7 @@ pub fn differences(cluster: &Cluster, local: &Local, found: &Tables, wanted: &Ta
         }),
         compare(map::FDB, &found.fdb, &wanted.fdb, dump::fdb, |key, _| who.mac(key.vni, Mac(key.mac))),
         compare(map::NEIGH, &found.neigh, &wanted.neigh, dump::neigh, |key, _| who.ip(key.vni, key.addr)),
+        compare(map::LIMITS, &found.limits, &wanted.limits, dump::limits, |ifindex, _| who.veth(*ifindex)),
         compare(map::FLOOD, &found.flood, &wanted.flood, dump::flood, |key, _| who.vni(key.vni)),
         compare(map::POLICY, &found.policy, &wanted.policy, dump::policy, |key, _| who.vni(key.src_vni)),
         compare(map::RULES, &found.rules, &wanted.rules, dump::rules, |key, _| who.vni(key.src_vni)),

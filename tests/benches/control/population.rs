@@ -202,6 +202,7 @@ fn endpoint(networks: &[Network], number: u32) -> Result<Endpoint> {
         labels: [].into(),
         published: Vec::new(),
         owner: None,
+        limits: overlay_agent::model::Limits::default(),
     })
 }
 

@@ -135,14 +135,19 @@ impl<'a> Expected<'a> {
             if node == self.host.label() {
                 let veth = format!("ovl{}", &text(endpoint, "id")[..12]);
                 let ifindex = self.ifindex(&veth);
-                self.line(format!("fdb: {vni} {mac} veth {ifindex}"));
+                let limits = &endpoint["limits"];
+                let [sends, receives] = ["egress", "ingress"]
+                    .map(|direction| u8::from(limits[format!("{direction}_bits_per_s")].is_u64()));
+                self.line(format!("fdb: {vni} {mac} veth {ifindex} flags {receives}"));
                 self.line(format!(
-                    "endpoints: {ifindex} vni {vni} ip {ip} {} mac {mac}",
-                    ipv6.unwrap_or("::")
+                    "endpoints: {ifindex} vni {vni} ip {ip} {} mac {mac} flags {}",
+                    ipv6.unwrap_or("::"),
+                    sends + 2 * receives
                 ));
                 self.line(format!("host_addrs: {ifindex} of {ifindex}"));
                 self.line(format!("host_owners: {ifindex}"));
                 self.line(format!("endpoint_stats: {ifindex}"));
+                self.limits(ifindex, limits);
                 self.line(format!("device: {veth} up port of {BRIDGE} mtu 65535"));
                 self.line(format!("program: from_endpoint at tcx of {veth}"));
                 self.line(format!("pin: links/from_endpoint-{veth}"));
@@ -150,7 +155,7 @@ impl<'a> Expected<'a> {
                 continue;
             }
             let vtep = self.vtep(node);
-            self.line(format!("fdb: {vni} {mac} veth 0 vtep {vtep} header to {vtep}"));
+            self.line(format!("fdb: {vni} {mac} veth 0 flags 0 vtep {vtep} header to {vtep}"));
             for network in rules::reachable(self.records, network).into_iter().chain([network]) {
                 let vni = self.records.vni(network);
                 self.lines.insert(format!("vtep_members: {vni} {vtep} kind 1"));
@@ -161,13 +166,21 @@ impl<'a> Expected<'a> {
     /// A machine without an agent: its addresses lead to its VTEP, which sends in that network alone.
     fn external(&mut self, vni: u64, endpoint: &Value) {
         let (vtep, mac) = (text(endpoint, "vtep"), text(endpoint, "mac"));
-        self.line(format!("fdb: {vni} {mac} veth 0 vtep {vtep} header to {vtep}"));
+        self.line(format!("fdb: {vni} {mac} veth 0 flags 0 vtep {vtep} header to {vtep}"));
         self.line(format!("vtep_members: {vni} {vtep} kind 2"));
         self.line(format!("vtep_members: 0 {vtep} kind 2"));
         let known = self.host.netns().ip(&["-j", "neigh", "show", vtep]);
         let known: Vec<Value> = serde_json::from_str(&known).unwrap_or_default();
         let hop = known.first().and_then(|entry| entry["lladdr"].as_str()).unwrap_or("unknown").to_owned();
         self.vtep_to(vtep, self.port().parse().expect("a port"), &hop);
+    }
+
+    fn limits(&mut self, ifindex: u64, limits: &Value) {
+        if !limits.is_null() {
+            let bytes = |field: &str| limits[field].as_u64().unwrap_or_default() / 8;
+            let (egress, ingress) = (bytes("egress_bits_per_s"), bytes("ingress_bits_per_s"));
+            self.line(format!("limits: {ifindex} {egress} {ingress}"));
+        }
     }
 
     /// A member gets copies of broadcast and multicast, if its network has that: by its device or at its VTEP.

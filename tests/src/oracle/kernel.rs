@@ -127,7 +127,8 @@ fn map_lines(host: &Host) -> Vec<String> {
         }),
         of("endpoints", &|ifindex, e| {
             let addresses = [dotted(&e["ipv4"]), ip(&e["ipv6"])].join(" ");
-            format!("endpoints: {ifindex} vni {} ip {addresses} mac {}", e["vni"], mac(&e["mac"]))
+            let mac = mac(&e["mac"]);
+            format!("endpoints: {ifindex} vni {} ip {addresses} mac {mac} flags {}", e["vni"], e["flags"])
         }),
         of("gateway", &|_, g| format!("gateway: {} mac {}", g["ifindex"], mac(&g["mac"]))),
         of("host_addrs", &|ifindex, addr| format!("host_addrs: {ifindex} {}", owner(&owners, addr))),
@@ -137,11 +138,13 @@ fn map_lines(host: &Host) -> Vec<String> {
             let index = entry["vtep"].as_u64().unwrap_or_default();
             let header = vteps.get(&index).map_or_else(String::new, |header| header.to().to_string());
             let behind = format!(" vtep {} header to {header}", dotted(&entry["vtep_addr"]));
-            let place = format!("veth {}{}", entry["ifindex"], if index == 0 { "" } else { &behind });
+            let behind = if index == 0 { "" } else { &behind };
+            let place = format!("veth {} flags {}{behind}", entry["ifindex"], entry["flags"]);
             format!("fdb: {} {} {place}", key["vni"], mac(&key["mac"]))
         }),
         of("neigh", &|key, n| format!("neigh: {} {} {}", key["vni"], addr(&key["addr"]), mac(&n["mac"]))),
         of("flood", &flood_line),
+        of("limits", &limits_line),
         of("policy", &|key, p| format!("policy: {} {} {}", key["src_vni"], key["dst_vni"], p["action"])),
         of("rules", &|key, set| rules_line(key, set)),
         of("rule_bits", &|key, bits| {
@@ -169,6 +172,10 @@ fn route_line(key: &Value, vni: &Value) -> String {
 
 fn flood_line(key: &Value, to: &Value) -> String {
     format!("flood: {} veth {} vtep {}", key["vni"], to["ifindex"], dotted(&to["vtep_addr"]))
+}
+
+fn limits_line(ifindex: &Value, limits: &Value) -> String {
+    format!("limits: {ifindex} {} {}", limits["egress_bytes_per_s"], limits["ingress_bytes_per_s"])
 }
 
 fn member_line(key: &Value, kind: &Value) -> String {

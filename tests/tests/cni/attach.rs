@@ -101,7 +101,8 @@ fn what_a_runtime_asks_for_a_container_it_gets() {
         "runtimeConfig": {
             "ips": ["10.7.0.77/24"], "mac": "02:00:5e:00:00:77", "aliases": {"blue": ["www"]},
             "portMappings": [{"hostPort": PORT, "containerPort": PORT, "protocol": "tcp"}],
-            "dns": {"searches": ["example.org"]}
+            "dns": {"searches": ["example.org"]},
+            "bandwidth": {"ingressRate": 1_000_000_000, "ingressBurst": 1_000_000, "egressRate": 500_000_000, "egressBurst": 1}
         },
         "args": {"cni": {"labels": [{"key": "app", "value": "web"}]}}
     });
@@ -118,6 +119,8 @@ fn what_a_runtime_asks_for_a_container_it_gets() {
     let shown: Value = one.json(&["endpoint", "inspect", "web"]);
     assert_eq!(shown[0]["owner"], json!({"front_end": "cni", "network": "blue", "id": "c0ffee0123456789"}));
     assert_eq!(shown[0]["labels"], json!({"app": "web"}));
+    let limits = json!({"egress_bits_per_s": 500_000_000, "ingress_bits_per_s": 1_000_000_000});
+    assert_eq!(shown[0]["limits"], limits);
     let text = one.overlay(&["endpoint", "inspect", "web"]);
     assert!(text.contains("cni, network blue, id c0ffee0123456789"), "{text}");
 

@@ -299,7 +299,7 @@ impl World {
         for vni in [VNI, VNI_ROUTED, VNI_SEPARATE] {
             self.add_network(vni);
         }
-        let record = Endpoint { vni: VNI, ipv4: ME.ip.octets(), mac: ME.mac, pad: [0; 2], ipv6: [0; 16] };
+        let record = Endpoint { vni: VNI, ipv4: ME.ip.octets(), mac: ME.mac, flags: 0, ipv6: [0; 16] };
         self.put(map::ENDPOINTS, MY_IFINDEX, record);
         self.add_place(VNI, ME, FdbEntry::local(MY_IFINDEX));
         self.add_place(VNI, LOCAL, FdbEntry::local(MY_IFINDEX));

@@ -15,9 +15,10 @@ use hyper_util::service::TowerToHyperService;
 use super::reply::{Body, Failure, Params};
 use crate::{
     api::types::{
-        AddExternal, AttachRequest, AttachResult, ChangeLabels, CreateNetwork, DRY_RUN, DetachOwned,
-        DetachRequest, DetachResult, DropView, EndpointView, MapDump, MapView, NetworkView, NewRule,
-        NodeDetail, NodeView, PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER, Status,
+        AddExternal, AttachRequest, AttachResult, ChangeLabels, ChangeLimits, CreateNetwork, DRY_RUN,
+        DetachOwned, DetachRequest, DetachResult, DropView, EndpointView, MapDump, MapView, NetworkView,
+        NewRule, NodeDetail, NodeView, PolicyView, PublicationView, RemoveNode, RemovedNode, STALE_HEADER,
+        Status,
     },
     metrics::Form,
     model::{Name, Publication, RuleId},
@@ -43,6 +44,7 @@ fn routes() -> Router<Agent> {
         .route("/v1/networks/{network}", get(network).delete(remove_network))
         .route("/v1/networks/{network}/endpoints", post(attach))
         .route("/v1/networks/{network}/endpoints/{endpoint}/labels", post(change_labels))
+        .route("/v1/networks/{network}/endpoints/{endpoint}/limits", post(change_limits))
         .route("/v1/networks/{network}/endpoints/{endpoint}/published", post(publish).delete(unpublish))
         .route("/v1/networks/{network}/detach", post(detach))
         .route("/v1/detach", post(detach_owned))
@@ -250,6 +252,14 @@ async fn change_labels(
     Body(change): Body<ChangeLabels>,
 ) -> Answer<EndpointView> {
     Ok(Json(service.change_labels(&network, &endpoint, change).await?))
+}
+
+async fn change_limits(
+    State(service): State<Agent>,
+    Params((network, endpoint)): Params<(Name, Name)>,
+    Body(change): Body<ChangeLimits>,
+) -> Answer<EndpointView> {
+    Ok(Json(service.change_limits(&network, &endpoint, change).await?))
 }
 
 async fn publications(State(service): State<Agent>) -> Answer<Vec<PublicationView>> {
