@@ -393,6 +393,64 @@ fn cleaning_up_leaves_no_rule_no_device_and_no_setting_behind() {
     assert!(!host.netns().has_link("ovl-gw") && !host.netns().has_link("ovl-gw-in"));
 }
 
+/// The only default route of a container in a family.
+#[track_caller]
+fn only_way(container: &Container, family: &str) -> Option<String> {
+    let routes = container.netns().ip(&[family, "route", "show", "default"]);
+    assert!(routes.lines().count() <= 1, "one default route at most:\n{routes}");
+    routes.split_whitespace().nth(2).map(str::to_owned)
+}
+
+#[test]
+fn a_container_in_several_networks_has_one_way_out_and_another_when_that_networks_is_left() {
+    let cluster = Cluster::new(Plan { hosts: 1, ..Plan::default() });
+    let host = &cluster.hosts[0];
+    let networks = [
+        ("inner", "10.1.0.0/24", "fd01::/64", &["--internal"][..]),
+        ("first", "10.2.0.0/24", "fd02::/64", &[]),
+        ("second", "10.3.0.0/24", "fd03::/64", &[]),
+        ("third", "10.4.0.0/24", "fd04::/64", &[]),
+    ];
+    for (name, subnet, ipv6, flags) in networks {
+        cluster.network(name, &[&["--subnet", subnet, "--subnet", ipv6], flags].concat());
+    }
+    let mut container = Container::new("box");
+    let expect = |container: &Container, way: Option<u8>, when: &str| {
+        assert_eq!(only_way(container, "-4"), way.map(|n| format!("10.{n}.0.1")), "{when}");
+        assert_eq!(only_way(container, "-6"), way.map(|n| format!("fd0{n}::1")), "{when}");
+    };
+    // The internal network comes first, and leads to no world.
+    for (network, flags, way) in
+        [("inner", &[][..], 1), ("first", &[], 2), ("second", &["--default-route"], 3), ("third", &[], 3)]
+    {
+        container.attach(host, network, flags);
+        expect(&container, Some(way), &format!("with {network}"));
+    }
+    for (network, way) in [("second", Some(2)), ("first", Some(4)), ("third", Some(1)), ("inner", None)] {
+        host.overlay(&["disconnect", network, "--netns", container.netns().name()]);
+        expect(&container, way, &format!("without {network}"));
+    }
+}
+
+#[test]
+fn a_default_route_that_is_not_ours_stays_unless_ours_is_asked_for() {
+    let cluster = Cluster::new(Plan { hosts: 1, ..Plan::default() });
+    let host = &cluster.hosts[0];
+    cluster.network("plain", &["--subnet", "10.2.0.0/24"]);
+    cluster.network("asked", &["--subnet", "10.3.0.0/24"]);
+    let mut container = Container::new("box");
+    let netns = container.netns();
+    netns.ip(&["link", "add", "other", "type", "bridge"]);
+    netns.ip(&["link", "set", "other", "up"]);
+    netns.ip(&["route", "add", "default", "dev", "other"]);
+    container.attach(host, "plain", &[]);
+    assert_eq!(only_way(&container, "-4").as_deref(), Some("other"));
+    container.attach(host, "asked", &["--default-route"]);
+    assert_eq!(only_way(&container, "-4").as_deref(), Some("10.3.0.1"));
+    host.overlay(&["disconnect", "asked", "--netns", container.netns().name()]);
+    assert_eq!(only_way(&container, "-4").as_deref(), Some("10.2.0.1"));
+}
+
 #[test]
 fn the_range_goes_out_of_the_way_of_the_hosts_own_routes() {
     let cluster = Cluster::without_agents(Plan { hosts: 1, ..Plan::default() });

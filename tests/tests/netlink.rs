@@ -15,8 +15,8 @@ use futures::StreamExt;
 use overlay_agent::{
     api::types::NetnsRef,
     netlink::{
-        ContainerConfig, ContainerLink, ContainerRoute, NetEvent, Netlink, NetlinkError, NextHop, VethSide,
-        configure, interfaces, monitor, set_gro,
+        ContainerConfig, ContainerLink, ContainerRoute, NetEvent, Netlink, NetlinkError, NextHop, Replaces,
+        VethSide, configure, interfaces, monitor, set_gro,
     },
     netns::{NetnsError, NetnsHandle, resolve, run_in},
 };
@@ -142,6 +142,7 @@ fn container_config(ifname: &str, gateway: Option<Ipv4Addr>) -> ContainerConfig 
         address: "10.0.0.2/24".parse().unwrap(),
         default_gateway: gateway,
         ipv6: None,
+        replaces: Replaces::Nothing,
         mtu: CONTAINER_MTU,
     }
 }

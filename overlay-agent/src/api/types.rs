@@ -153,6 +153,9 @@ pub struct AttachRequest {
     /// How fast it may send and receive.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
+    /// The container's default route is to lead through this network, whichever others it is in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub default_route: bool,
 }
 
 /// Answer to an attach: a CNI result (specification 1.1.0) and what of ours belongs to it.

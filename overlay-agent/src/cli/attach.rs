@@ -22,7 +22,8 @@ The result is that of the CNI (specification 1.1.0), as JSON.
 Examples:
   overlay attach ov_net1 --netns bbox1
   overlay attach ov_net1 --netns /run/netns/bbox1 --ip 10.0.0.9 --ifname eth1
-  overlay attach ov_net1 --pid 4242 --name web --alias www")]
+  overlay attach ov_net1 --pid 4242 --name web --alias www
+  overlay attach ov_net2 --pid 4242 --default-route --egress-rate 100mbit")]
 pub(super) struct Attach {
     /// Name of the network
     #[arg(add = complete::networks())]
@@ -49,6 +50,9 @@ pub(super) struct Attach {
     /// A port of this host that is to lead to it; can be given more than once
     #[arg(long, value_name = "HOSTPORT:PORT[/tcp|udp]")]
     publish: Vec<Publication>,
+    /// Lead its default route through this network [default: through its first one that is not internal]
+    #[arg(long)]
+    default_route: bool,
     #[command(flatten)]
     dry_run: DryRun,
     /// What it may send, in bits a second: 100mbit, 1.5gbit [default: all that the host can]
@@ -143,6 +147,7 @@ impl Attach {
             publish,
             owner: None,
             limits,
+            default_route: self.default_route,
         };
         Ok((network, request))
     }

@@ -118,13 +118,13 @@ fn two_values_of_one_family_are_refused() {
 
 #[test]
 fn attach_takes_everything_over() {
-    let line = "attach net1 --pid 42 --name web --alias www --alias front --label app=web --ifname eth3 --ip 10.0.0.9 --mac 02:42:0a:00:00:09 --publish 8080:80 --publish 53:5353/udp --egress-rate 100mbit --ingress-rate 1.5gbit";
+    let line = "attach net1 --pid 42 --name web --alias www --alias front --label app=web --ifname eth3 --ip 10.0.0.9 --mac 02:42:0a:00:00:09 --publish 8080:80 --publish 53:5353/udp --egress-rate 100mbit --ingress-rate 1.5gbit --default-route";
     let (network, request) = attach_request(line);
     assert_eq!(network, "net1");
     let expected = json!({"netns": {"pid": 42}, "name": "web",
         "aliases": ["www", "front"], "labels": {"app": "web"}, "ifname": "eth3", "ip": "10.0.0.9", "mac": "02:42:0a:00:00:09",
         "publish": [{"host_port": 8080, "port": 80, "protocol": "tcp"}, {"host_port": 53, "port": 5353, "protocol": "udp"}],
-        "limits": {"egress_bits_per_s": 100_000_000, "ingress_bits_per_s": 1_500_000_000}});
+        "limits": {"egress_bits_per_s": 100_000_000, "ingress_bits_per_s": 1_500_000_000}, "default_route": true});
     assert_eq!(serde_json::to_value(request).unwrap(), expected);
 }
 

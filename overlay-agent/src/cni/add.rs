@@ -67,5 +67,6 @@ fn request(netns: NetnsRef, attachment: &DetachOwned, args: &Args, wishes: Wishe
         publish: wishes.publish,
         owner: Some(attachment.owner.clone()),
         limits: wishes.limits,
+        default_route: false,
     }
 }

@@ -185,6 +185,7 @@ impl Exec {
             publish: self.publications()?,
             owner: Some(owner),
             limits: Limits::default(),
+            default_route: false,
         })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rtnetlink::LinkUnspec;
 
-use super::{Link, Netlink, NetlinkError, Route, check_ifname, request::within};
+use super::{Link, Netlink, NetlinkError, Replaces, Route, check_ifname, default_route, request::within};
 use crate::netns::NetnsHandle;
 
 const LOOPBACK: &str = "lo";
@@ -24,6 +24,8 @@ pub struct ContainerConfig {
     pub default_gateway: Option<Ipv4Addr>,
     /// Its IPv6 side; without one the interface does without IPv6 altogether.
     pub ipv6: Option<ContainerIpv6>,
+    /// Which default route its own may take the place of.
+    pub replaces: Replaces,
     /// Its MTU in bytes.
     pub mtu: u16,
 }
@@ -47,7 +49,7 @@ pub struct ContainerRoute {
 }
 
 /// Configures an interface in a container's namespace and brings it and `lo` up. Returns the routes that
-/// it set: a default route that is there already stays, and is not among them.
+/// it set: a default route that is there and stays is not among them.
 ///
 /// # Errors
 /// If there is no such interface or the kernel refuses. What was done stays, but for the loopback
@@ -68,12 +70,10 @@ pub async fn configure(
             netlink.add_ipv6_address(link.ifindex, ipv6.address).await?;
         }
         start(&netlink, &link, config.mtu).await?;
-        let mut routes = match config.default_gateway {
-            Some(gateway) => add_default_route(&netlink, link.ifindex, gateway).await?,
-            None => Vec::new(),
-        };
-        if let Some(ipv6) = config.ipv6 {
-            routes.extend(add_default_ipv6_route(&netlink, link.ifindex, ipv6.default_gateway).await?);
+        let gateways = config.default_gateway.map(IpAddr::from).into_iter();
+        let mut routes = Vec::new();
+        for gateway in gateways.chain(config.ipv6.map(|ipv6| ipv6.default_gateway.into())) {
+            routes.extend(default_route::set(&netlink, link.ifindex, gateway, &config.replaces).await?);
         }
         Ok(routes)
     })
@@ -162,30 +162,6 @@ pub async fn has_gro(ns: &NetnsHandle, ifname: &str, peer: u32) -> Result<Option
 async fn start(netlink: &Netlink, link: &Link, mtu: u16) -> Result<(), NetlinkError> {
     let message = LinkUnspec::new_with_index(link.ifindex).mtu(mtu.into()).up().build();
     netlink.set_link(&format!("bring interface {:?} up with an MTU of {mtu}", link.name), message).await
-}
-
-async fn add_default_route(
-    netlink: &Netlink,
-    ifindex: u32,
-    gateway: Ipv4Addr,
-) -> Result<Vec<ContainerRoute>, NetlinkError> {
-    if netlink.default_route_device().await?.is_some() {
-        return Ok(Vec::new());
-    }
-    netlink.add_default_route(ifindex, gateway).await?;
-    Ok(vec![ContainerRoute { destination: Ipv4Net::default().into(), gateway: gateway.into() }])
-}
-
-async fn add_default_ipv6_route(
-    netlink: &Netlink,
-    ifindex: u32,
-    gateway: Ipv6Addr,
-) -> Result<Option<ContainerRoute>, NetlinkError> {
-    if netlink.has_default_ipv6_route().await? {
-        return Ok(None);
-    }
-    netlink.add_default_ipv6_route(ifindex, gateway).await?;
-    Ok(Some(ContainerRoute { destination: Ipv6Net::default().into(), gateway: gateway.into() }))
 }
 
 /// What an interface is told of IPv6. Its link-local address is the one that its hardware address makes, since the data

@@ -8,6 +8,7 @@
 
 mod bridge;
 mod container;
+mod default_route;
 mod error;
 mod features;
 mod gateway;
@@ -25,6 +26,7 @@ pub use self::{
         ContainerConfig, ContainerIpv6, ContainerRoute, ContainerState, configure, container_state, has_gro,
         interface_of, interfaces, set_gro,
     },
+    default_route::{DefaultRoute, Replaces, set_default_routes},
     error::{NetlinkError, VethSide},
     gateway::GatewayPair,
     link::{InvalidIfname, Link, check_ifname},

@@ -1,6 +1,6 @@
 //! Routes: the way to a VTEP, and which device leads out of the host.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_route::{
@@ -95,10 +95,11 @@ impl Netlink {
             .collect())
     }
 
-    /// Whether there is an IPv6 default route.
-    pub(super) async fn has_default_ipv6_route(&self) -> Result<bool, NetlinkError> {
+    /// Index of the device that the best IPv6 default route leads through.
+    pub(super) async fn default_ipv6_route_device(&self) -> Result<Option<u32>, NetlinkError> {
         let routes = self.list_ipv6_routes().await?;
-        Ok(routes.into_iter().any(|route| default_route(route).is_some()))
+        let best = routes.into_iter().filter_map(default_route).min_by_key(priority);
+        Ok(best.as_ref().and_then(device))
     }
 
     async fn list_ipv6_routes(&self) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
@@ -106,26 +107,18 @@ impl Netlink {
         self.list("list IPv6 routes", RouteNetlinkMessage::GetRoute(request)).await
     }
 
-    pub(super) async fn add_default_ipv6_route(
-        &self,
-        ifindex: u32,
-        gateway: Ipv6Addr,
-    ) -> Result<(), NetlinkError> {
-        let message =
-            RouteMessageBuilder::<Ipv6Addr>::new().output_interface(ifindex).gateway(gateway).build();
-        let operation = format!("set the IPv6 default route through {gateway}");
-        self.change(&operation, Mode::Create, RouteNetlinkMessage::NewRoute(message)).await
-    }
-
-    pub(super) async fn add_default_route(
-        &self,
-        ifindex: u32,
-        gateway: Ipv4Addr,
-    ) -> Result<(), NetlinkError> {
-        let message =
-            RouteMessageBuilder::<Ipv4Addr>::new().output_interface(ifindex).gateway(gateway).build();
+    /// Makes a default route, in the place of the one that has been made this way before.
+    pub(super) async fn set_default_route(&self, ifindex: u32, gateway: IpAddr) -> Result<(), NetlinkError> {
+        let message = match gateway {
+            IpAddr::V4(gateway) => {
+                RouteMessageBuilder::<Ipv4Addr>::new().output_interface(ifindex).gateway(gateway).build()
+            }
+            IpAddr::V6(gateway) => {
+                RouteMessageBuilder::<Ipv6Addr>::new().output_interface(ifindex).gateway(gateway).build()
+            }
+        };
         let operation = format!("set the default route through {gateway}");
-        self.change(&operation, Mode::Create, RouteNetlinkMessage::NewRoute(message)).await
+        self.change(&operation, Mode::CreateOrReplace, RouteNetlinkMessage::NewRoute(message)).await
     }
 }
 

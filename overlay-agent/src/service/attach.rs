@@ -11,6 +11,7 @@ use overlay_common::mac::Mac;
 use super::{
     Context, Result, ServiceError,
     claim::{claim, release},
+    default_route,
     endpoints::{inspect, is_in, is_local, owned, with_prefix, with_prefix_ipv6},
     nodes::open_node,
     progress::Attachment,
@@ -20,7 +21,9 @@ use crate::{
     api::types::{AttachRequest, AttachResult, CniDns, CniInterface, CniIp, CniRoute, NetnsRef},
     dns::resolv_conf,
     model::{Endpoint, EndpointId, Limits, Name, Network, Owner, Publication, cluster::Versioned},
-    netlink::{self, ContainerConfig, ContainerIpv6, ContainerLink, ContainerRoute, Link, NetlinkError},
+    netlink::{
+        self, ContainerConfig, ContainerIpv6, ContainerLink, ContainerRoute, Link, NetlinkError, Replaces,
+    },
     netns::{self, NetnsHandle},
     paths,
     store::Revision,
@@ -72,13 +75,15 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
     if context.rehearses() {
         return result(context, &endpoint, &network.record, Plumbing::rehearsed(&endpoint, &network.record));
     }
-    match plumb(context, &ns, &endpoint, &network.record, revision).await {
+    let replaces = default_route::replaces(context, &ns, &network.record, request.default_route);
+    match plumb(context, &ns, &endpoint, &network.record, revision, replaces).await {
         Ok(plumbing) => {
             tracing::info!(endpoint = %endpoint.name, network = %endpoint.network, ip = %endpoint.ipv4, "attached");
             result(context, &endpoint, &network.record, plumbing)
         }
         Err(e) => {
             take_back(context, &endpoint, revision).await;
+            default_route::hand_on(context, ns.path()).await;
             Err(e)
         }
     }
@@ -212,6 +217,7 @@ async fn plumb(
     endpoint: &Endpoint,
     network: &Network,
     revision: Revision,
+    replaces: Replaces,
 ) -> Result<Plumbing> {
     let mtu = network.effective_mtu(&context.reconciler.report().underlay);
     let container = ContainerLink { ifname: endpoint.ifname.clone(), mac: endpoint.mac, mtu };
@@ -227,6 +233,7 @@ async fn plumb(
         ipv6: with_prefix_ipv6(endpoint, network)
             .zip(network.ipv6)
             .map(|(address, ipv6)| ContainerIpv6 { address, default_gateway: ipv6.gateway }),
+        replaces,
         mtu,
     };
     let routes = netlink::configure(ns, config).await?;

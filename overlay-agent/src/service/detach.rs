@@ -1,13 +1,19 @@
 //! Detaching containers: what is not attached is no error, and neither a namespace that is gone nor a store that
 //! cannot be reached is an obstacle.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
     Context, Result, ServiceError,
     claim::release,
+    default_route,
     endpoints::{is_in, is_local, owned, view},
 };
 use crate::{
@@ -42,10 +48,14 @@ pub async fn detach_owned(context: &Context, request: DetachOwned) -> Result<Det
 
 async fn remove_all(context: &Context, endpoints: Vec<Versioned<Endpoint>>) -> Result<DetachResult> {
     let mut detached = Vec::new();
+    let containers: BTreeSet<PathBuf> = endpoints.iter().map(|e| e.record.netns.clone().into()).collect();
     for endpoint in endpoints {
         let network = context.network(&endpoint.record.network)?;
         detached.push(view(&endpoint.record, &network.record, None));
         remove(context, &endpoint).await?;
+    }
+    for netns in containers {
+        default_route::hand_on(context, &netns).await;
     }
     Ok(DetachResult { detached })
 }

@@ -6,6 +6,7 @@
 //!
 //! * [`networks`], [`attach`], [`detach`], [`change`], [`policies`], [`rules`], [`publish`], [`external`]: the operations
 //! * [`claim`], [`reserve`]: names and addresses, decided by the store
+//! * [`default_route`]: which of its networks leads a container out
 //! * [`handover`]: endpoints whose container's end a front end moves
 //! * [`engines`]: networks as container engines know them
 //! * [`front_ends`]: what those need who do it in several steps
@@ -18,6 +19,7 @@
 mod attach;
 mod change;
 pub(crate) mod claim;
+mod default_route;
 mod detach;
 mod endpoints;
 mod engines;
