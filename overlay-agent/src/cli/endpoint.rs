@@ -27,7 +27,7 @@ pub(super) enum Command {
         after_help = "Examples:\n  overlay endpoint ls -o json\n  overlay endpoint ls --filter node=host1"
     )]
     Ls {
-        /// Only those that fit: name=…, network=…, node=…, owner=cni|docker|netavark, label=KEY or label=KEY=VALUE; may be given several times
+        /// Only those that fit: name=PART, network=…, node=…, ip=…, owner=cni|docker|netavark, label=KEY or label=KEY=VALUE; may be given several times
         #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = Filter::parser(FILTER_FIELDS))]
         filters: Vec<Filter>,
         #[command(flatten)]
@@ -140,16 +140,17 @@ impl Command {
     }
 }
 
-const FILTER_FIELDS: &[&str] = &["name", "network", "node", "owner"];
+const FILTER_FIELDS: &[&str] = &["name", "network", "node", "ip", "owner"];
 
 pub(super) fn fits(endpoint: &EndpointView, filters: &[Filter]) -> bool {
     let field = |field: &str| match field {
         "network" => endpoint.network.to_string(),
         "node" => endpoint.node.to_string(),
+        "ip" => endpoint.ip.addr().to_string(),
         "owner" => endpoint.owner.as_ref().map_or_else(String::new, |owner| owner.front_end.to_string()),
         _ => endpoint.name.to_string(),
     };
-    filters.iter().all(|filter| filter.fits(&endpoint.labels, field))
+    Filter::all_fit(filters, &endpoint.labels, field)
 }
 
 pub(super) fn table(endpoints: &[EndpointView], style: Style) -> String {
@@ -192,7 +193,7 @@ fn detail(endpoint: &EndpointView, style: Style) -> String {
         ("egress rate", endpoint.limits.egress_bits_per_s),
         ("ingress rate", endpoint.limits.ingress_bits_per_s),
     ];
-    fields.extend(rates.iter().filter_map(|(name, rate)| Some(field(name, rate.as_ref()?))));
+    fields.extend(rates.into_iter().filter_map(|(name, rate)| Some(field(name, rate.as_ref()?))));
     let Some(local) = &endpoint.local else { return style.fields(&fields) };
     fields.extend(local_fields(local));
     format!("{}\n{}", style.fields(&fields), drops::table(&local.drops, style))

@@ -51,11 +51,26 @@ impl Filter {
         }
     }
 
-    /// Whether something fits: its labels, or the field that it has under a name.
-    pub(super) fn fits(&self, labels: &BTreeMap<String, String>, field: impl Fn(&str) -> String) -> bool {
-        if self.field != "label" {
-            return field(&self.field) == self.value;
-        }
+    /// Whether something fits, by its labels and the field that it has under a name: all conditions on labels, and of those
+    /// on a field one, as with Docker. A name fits if it contains what is asked for.
+    pub(super) fn all_fit(
+        filters: &[Self],
+        labels: &BTreeMap<String, String>,
+        field: impl Fn(&str) -> String,
+    ) -> bool {
+        let fits = |filter: &Self| match filter.field.as_str() {
+            "label" => filter.fits_label(labels),
+            "name" => field("name").contains(&filter.value),
+            other => field(other) == filter.value,
+        };
+        let of_same_field =
+            |filter: &Self| filters.iter().filter(|other| other.field == filter.field).any(&fits);
+        filters
+            .iter()
+            .all(|filter| if filter.field == "label" { fits(filter) } else { of_same_field(filter) })
+    }
+
+    fn fits_label(&self, labels: &BTreeMap<String, String>) -> bool {
         match self.value.split_once('=') {
             Some((key, value)) => labels.get(key).is_some_and(|there| there == value),
             None => labels.contains_key(&self.value),
@@ -70,17 +85,28 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case("label=app", true)]
-    #[case("label=app=web", true)]
-    #[case("label=app=db", false)]
-    #[case("label=other", false)]
-    #[case("label=expr=a=b", true)]
-    #[case("name=one", true)]
-    #[case("name=two", false)]
-    fn a_filter_fits_by_label_and_field(#[case] text: &str, #[case] fits: bool) {
+    #[case(&[], true)]
+    #[case(&["label=app"], true)]
+    #[case(&["label=app=web"], true)]
+    #[case(&["label=app=db"], false)]
+    #[case(&["label=other"], false)]
+    #[case(&["label=expr=a=b"], true)]
+    #[case::all_labels(&["label=app", "label=other"], false)]
+    #[case(&["name=one"], true)]
+    #[case::part_of_a_name(&["name=on"], true)]
+    #[case(&["name=two"], false)]
+    #[case::one_of_two_names(&["name=two", "name=one"], true)]
+    #[case::a_name_and_a_label(&["name=one", "label=other"], false)]
+    #[case(&["node=one"], true)]
+    #[case::no_part_of_another_field(&["node=on"], false)]
+    fn something_fits_by_all_its_labels_and_one_value_of_each_field(
+        #[case] texts: &[&str],
+        #[case] fits: bool,
+    ) {
         let labels = [("app", "web"), ("expr", "a=b")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        let filter = Filter::parser(&["name"])(text).unwrap();
-        assert_eq!(filter.fits(&labels, |_| "one".to_owned()), fits);
+        let parse = Filter::parser(&["name", "node"]);
+        let filters: Vec<Filter> = texts.iter().map(|text| parse(text).unwrap()).collect();
+        assert_eq!(Filter::all_fit(&filters, &labels, |_| "one".to_owned()), fits);
     }
 
     #[rstest]

@@ -39,7 +39,7 @@ Examples:
         after_help = "Examples:\n  overlay network ls -o json\n  overlay network ls --filter label=team=db"
     )]
     Ls {
-        /// Only those that fit: name=…, internal=true, label=KEY or label=KEY=VALUE; may be given several times
+        /// Only those that fit: name=PART, internal=true, multicast=true, vni=…, label=KEY or label=KEY=VALUE; may be given several times
         #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = Filter::parser(FILTER_FIELDS))]
         filters: Vec<Filter>,
         #[command(flatten)]
@@ -112,14 +112,16 @@ pub(super) struct Create {
     dry_run: DryRun,
 }
 
-const FILTER_FIELDS: &[&str] = &["name", "internal"];
+const FILTER_FIELDS: &[&str] = &["name", "internal", "multicast", "vni"];
 
 fn fits(network: &NetworkView, filters: &[Filter]) -> bool {
     let field = |field: &str| match field {
         "internal" => network.internal.to_string(),
+        "multicast" => network.multicast.to_string(),
+        "vni" => network.vni.to_string(),
         _ => network.name.to_string(),
     };
-    filters.iter().all(|filter| filter.fits(&network.labels, field))
+    Filter::all_fit(filters, &network.labels, field)
 }
 
 /// Removes the networks without endpoints that fit. One that gets an endpoint meanwhile stays.

@@ -72,7 +72,7 @@ impl fmt::Display for Rate {
         let bits = self.0.get();
         let (name, unit) = [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1_000)]
             .into_iter()
-            .find(|(_, unit)| bits % unit == 0)
+            .find(|(_, unit)| bits.is_multiple_of(*unit))
             .unwrap_or(("bit", 1));
         f.pad(&format!("{}{name}", bits / unit))
     }

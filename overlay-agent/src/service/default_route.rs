@@ -52,7 +52,7 @@ pub(super) async fn hand_on(context: &Context, netns: &Path) {
     match netlink::set_default_routes(&ns, routes, Replaces::Nothing).await {
         Ok(made) if made.is_empty() => {}
         Ok(made) => {
-            tracing::info!(netns = %netns.display(), gateway = %made[0].gateway, "default route handed on")
+            tracing::info!(netns = %netns.display(), gateway = %made[0].gateway, "default route handed on");
         }
         Err(e) => tracing::warn!(netns = %netns.display(), reason = %e, "no default route is left"),
     }
