@@ -1,7 +1,8 @@
 //! The containers' ends of our veth pairs, as far as the data path needs them.
 //!
-//! Addresses, routes and whether it is up are the container's own business. Receive offload is ours: with it
-//! the device has the poll loop without which XDP cannot deliver to it, and segments arrive merged.
+//! Addresses, routes and whether it is up are the container's own business. Two things are ours. Receive offload: with it
+//! the device has the poll loop without which XDP cannot deliver to it, and segments arrive merged. And the MTU: it is what
+//! the underlay leaves to the network, and follows the underlay's when that changes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,8 +16,9 @@ use super::{reconciler::Report, repairs::Repairs};
 use crate::{
     api::types::NetnsRef,
     model::{Cluster, Endpoint},
-    netlink::{self, NetlinkError},
+    netlink::{self, ContainerEnd, NetlinkError},
     netns::{self, NetnsHandle},
+    reconcile::desired::Underlay,
     verify::{Concerns, Difference, Layer},
 };
 
@@ -24,66 +26,124 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(55);
 /// Namespaces entered at a time, each by a thread of its own.
 const AT_A_TIME: usize = 4;
+/// A device with a smaller MTU loses its IPv6 addresses (RFC 8200 section 5), and does not get them back.
+const LEAST_IPV6_MTU: u16 = 1280;
 
-/// The endpoints of this host whose container's end has its receive offload off.
-pub async fn without_gro(cluster: &Cluster, report: &Report) -> Vec<Endpoint> {
+/// What of a container's end is not as it should be.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    endpoint: Endpoint,
+    kind: FaultKind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum FaultKind {
+    GroOff,
+    Mtu { found: u32, wanted: u16 },
+}
+
+/// Looks at the containers' ends of this host's endpoints.
+pub async fn faults(cluster: &Cluster, report: &Report) -> Vec<Fault> {
     let here = report.host_veths.iter();
     let endpoints = here.filter_map(|(id, ifindex)| Some((&cluster.endpoints.get(id)?.record, *ifindex)));
     let looks = endpoints.map(|(endpoint, ifindex)| async move {
         // A container that cannot be looked into is gone or about to go.
-        let on = has_gro(endpoint, ifindex).await.ok().flatten();
-        (on == Some(false)).then(|| endpoint.clone())
+        let end = look(endpoint, ifindex).await.ok().flatten();
+        let wanted = mtu(endpoint, cluster, &report.underlay);
+        let fault = |kind| Fault { endpoint: endpoint.clone(), kind };
+        stream::iter(end.into_iter().flat_map(|end| faults_of(end, wanted)).map(fault).collect::<Vec<_>>())
     });
-    stream::iter(looks.collect::<Vec<_>>())
-        .buffer_unordered(AT_A_TIME)
-        .filter_map(async |found| found)
-        .collect()
-        .await
+    stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_A_TIME).flatten().collect().await
 }
 
-/// Turns the receive offload of these containers on again; returns what that repaired.
-pub async fn give_gro(endpoints: Vec<Endpoint>) -> Vec<Difference> {
+fn faults_of(end: ContainerEnd, wanted: Option<u16>) -> impl Iterator<Item = FaultKind> {
+    let gro = (!end.gro).then_some(FaultKind::GroOff);
+    let wanted = wanted.filter(|wanted| u32::from(*wanted) != end.mtu);
+    gro.into_iter().chain(wanted.map(|wanted| FaultKind::Mtu { found: end.mtu, wanted }))
+}
+
+/// The MTU that a container's end should have, if its network is known.
+fn mtu(endpoint: &Endpoint, cluster: &Cluster, underlay: &Underlay) -> Option<u16> {
+    let mtu = cluster.networks.get(&endpoint.network)?.record.effective_mtu(underlay);
+    Some(if endpoint.ipv6.is_some() { mtu.max(LEAST_IPV6_MTU) } else { mtu })
+}
+
+/// Puts these faults right; returns what that repaired.
+pub async fn repair(faults: Vec<Fault>) -> Vec<Difference> {
     let mut repaired = Vec::new();
-    for endpoint in endpoints {
-        let Ok(ns) = namespace(&endpoint) else { continue };
-        match netlink::set_gro(&ns, &endpoint.ifname, true).await {
-            Ok(()) => repaired.push(difference(&endpoint)),
-            Err(e) => tracing::warn!(endpoint = %endpoint.name, reason = %e, "receive offload stays off"),
+    for fault in faults {
+        let Fault { endpoint, kind } = &fault;
+        let Ok(ns) = namespace(endpoint) else { continue };
+        let result = match kind {
+            FaultKind::GroOff => netlink::set_gro(&ns, &endpoint.ifname, true).await,
+            FaultKind::Mtu { wanted, .. } => netlink::set_mtu(&ns, &endpoint.ifname, *wanted).await,
+        };
+        match result {
+            Ok(()) => repaired.push(difference(&fault)),
+            Err(e) => {
+                tracing::warn!(endpoint = %endpoint.name, reason = %e, "the container's interface stays as it is");
+            }
         }
     }
     repaired
 }
 
-/// An endpoint without receive offload, as a difference.
+/// A fault as a difference.
 #[must_use]
-pub fn difference(endpoint: &Endpoint) -> Difference {
+pub fn difference(Fault { endpoint, kind }: &Fault) -> Difference {
+    let (found, wanted, reason) = match kind {
+        FaultKind::GroOff => (
+            "rx-gro off".to_owned(),
+            "rx-gro on".to_owned(),
+            "XDP cannot deliver to it and segments are not merged: its receive offload is off",
+        ),
+        FaultKind::Mtu { found, wanted } => (
+            format!("mtu {found}"),
+            format!("mtu {wanted}"),
+            "what it sends is not as large as its network takes",
+        ),
+    };
     Difference {
         layer: Layer::Device,
         subject: format!("{} in {}", endpoint.ifname, endpoint.netns),
-        found: Some("rx-gro off".to_owned()),
-        wanted: Some("rx-gro on".to_owned()),
-        reason: "XDP cannot deliver to it and segments are not merged: its receive offload is off".to_owned(),
+        found: Some(found),
+        wanted: Some(wanted),
+        reason: reason.to_owned(),
         concerns: Concerns::endpoint(endpoint),
     }
 }
 
-/// Looks every minute and repairs, until the reconciler ends.
+/// Looks every minute and repairs, and has the MTUs follow the underlay's at once, until the reconciler ends.
 pub async fn guard(
     cluster: watch::Receiver<Arc<Cluster>>,
-    reports: watch::Receiver<Report>,
+    mut reports: watch::Receiver<Report>,
     repairs: Arc<Repairs>,
 ) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while reports.has_changed().is_ok() {
-        ticks.tick().await;
+    let mut mtu = reports.borrow().underlay.mtu;
+    loop {
+        let is_there = tokio::select! {
+            _ = ticks.tick() => reports.has_changed().is_ok(),
+            changed = async { reports.wait_for(|report| report.underlay.mtu != mtu).await.is_ok() } => changed,
+        };
+        if !is_there {
+            return;
+        }
         let (cluster, report) = (Arc::clone(&cluster.borrow()), reports.borrow().clone());
-        repairs.note(give_gro(without_gro(&cluster, &report).await).await);
+        let repaired = repair(faults(&cluster, &report).await).await;
+        if report.underlay.mtu == mtu {
+            repairs.note(repaired);
+        } else {
+            let (from, to, containers) = (mtu, report.underlay.mtu, repaired.len());
+            tracing::info!(from, to, containers, "containers follow the underlay's MTU");
+            mtu = to;
+        }
     }
 }
 
-async fn has_gro(endpoint: &Endpoint, host_ifindex: u32) -> Result<Option<bool>, NetlinkError> {
-    netlink::has_gro(&namespace(endpoint)?, &endpoint.ifname, host_ifindex).await
+async fn look(endpoint: &Endpoint, host_ifindex: u32) -> Result<Option<ContainerEnd>, NetlinkError> {
+    netlink::container_end(&namespace(endpoint)?, &endpoint.ifname, host_ifindex).await
 }
 
 fn namespace(endpoint: &Endpoint) -> Result<NetnsHandle, NetlinkError> {

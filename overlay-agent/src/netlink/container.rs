@@ -136,6 +136,19 @@ pub async fn interface_of(ns: &NetnsHandle, peer: u32) -> Result<Option<String>,
     .await
 }
 
+/// Sets the MTU of an interface in a namespace.
+///
+/// # Errors
+/// If there is no such interface or the kernel refuses.
+pub async fn set_mtu(ns: &NetnsHandle, ifname: &str, mtu: u16) -> Result<(), NetlinkError> {
+    let ifname = ifname.to_owned();
+    within(ns, async move |netlink| {
+        let link = netlink.existing_link(&ifname).await?;
+        netlink.set_mtu(link.ifindex, mtu.into()).await
+    })
+    .await
+}
+
 /// Turns generic receive offload of an interface in a namespace on or off.
 ///
 /// # Errors
@@ -145,16 +158,31 @@ pub async fn set_gro(ns: &NetnsHandle, ifname: &str, on: bool) -> Result<(), Net
     within(ns, async move |netlink| netlink.set_gro(&ifname, on).await).await
 }
 
-/// Whether generic receive offload of an interface in a namespace is on; `None` if that interface is not the
-/// other end of the veth with index `peer`.
+/// Of a container's end what is ours to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContainerEnd {
+    /// Generic receive offload is on.
+    pub gro: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
+
+/// Looks at an interface in a namespace; `None` if it is not the other end of the veth with index `peer`.
 ///
 /// # Errors
 /// If the kernel cannot be asked.
-pub async fn has_gro(ns: &NetnsHandle, ifname: &str, peer: u32) -> Result<Option<bool>, NetlinkError> {
+pub async fn container_end(
+    ns: &NetnsHandle,
+    ifname: &str,
+    peer: u32,
+) -> Result<Option<ContainerEnd>, NetlinkError> {
     let ifname = ifname.to_owned();
-    within(ns, async move |netlink| match netlink.is_peer(&ifname, peer).await? {
-        true => netlink.has_gro(&ifname).await.map(Some),
-        false => Ok(None),
+    within(ns, async move |netlink| {
+        if !netlink.is_peer(&ifname, peer).await? {
+            return Ok(None);
+        }
+        let Some(link) = netlink.link_by_name(&ifname).await? else { return Ok(None) };
+        Ok(Some(ContainerEnd { gro: netlink.has_gro(&ifname).await?, mtu: link.mtu }))
     })
     .await
 }

@@ -23,8 +23,8 @@ mod veth;
 
 pub use self::{
     container::{
-        ContainerConfig, ContainerIpv6, ContainerRoute, ContainerState, configure, container_state, has_gro,
-        interface_of, interfaces, set_gro,
+        ContainerConfig, ContainerEnd, ContainerIpv6, ContainerRoute, ContainerState, configure,
+        container_end, container_state, interface_of, interfaces, set_gro, set_mtu,
     },
     default_route::{DefaultRoute, Replaces, set_default_routes},
     error::{NetlinkError, VethSide},

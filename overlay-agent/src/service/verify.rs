@@ -31,8 +31,8 @@ pub async fn repair(context: &Context) -> Result<Verification> {
     // A store that does not answer fails the looks.
     let _ = tokio::time::timeout(PATIENCE, context.mirror.list_again()).await;
     context.reconciler.repair().await.map_err(|e| unavailable(&e))?;
-    let without_gro = containers::without_gro(&context.cluster(), &context.reconciler.report()).await;
-    context.repairs.note(containers::give_gro(without_gro).await);
+    let faults = containers::faults(&context.cluster(), &context.reconciler.report()).await;
+    context.repairs.note(containers::repair(faults).await);
     let after = verify(context).await?;
     let remaining: BTreeSet<&Difference> = after.differences.iter().collect();
     let repaired = before.differences.into_iter().filter(|d| !remaining.contains(d)).collect();
@@ -76,8 +76,8 @@ impl Look {
         differences.extend(store::differences(&listing.entries, &listed));
         differences.extend(mirror::differences(&listing.entries, &context.mirror.entries()));
         differences.extend(context.reconciler.inspect().await.map_err(|e| unavailable(&e))?.differences);
-        let without_gro = containers::without_gro(&context.cluster(), &context.reconciler.report()).await;
-        differences.extend(without_gro.iter().map(containers::difference));
+        let faults = containers::faults(&context.cluster(), &context.reconciler.report()).await;
+        differences.extend(faults.iter().map(containers::difference));
         let newest = listing.entries.iter().map(|entry| entry.revision).max().unwrap_or_default();
         Ok(Self { revision: listing.revision, newest, differences })
     }
