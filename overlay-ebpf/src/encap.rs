@@ -18,14 +18,15 @@ use overlay_common::{
         Arp, Ethernet, Ipv4,
         headers::ip_proto,
         outer::{MAX_INNER_LEN, OUTER_TTL, OVERHEAD, Packet},
+        tcp,
     },
 };
 
 use crate::{
     from_endpoint::Destination,
     inner6::InnerIp6,
-    maps,
-    packet::{SkbExt as _, Verdict, redirect, redirect_neigh},
+    maps, mss,
+    packet::{Bytes, InnerIp, SkbExt as _, Verdict, redirect, redirect_neigh},
 };
 
 /// What the kernel must know of a packet whose segments or checksum it finishes later. The inner Ethernet
@@ -43,26 +44,47 @@ pub struct Payload {
     tos: u8,
     protocol: u8,
     is_ipv6: bool,
+    /// Where the TCP header of a segment is that opens a connection; 0 for anything else.
+    opening: u32,
 }
 
 impl Payload {
     /// Takes it from the packet's header.
     #[inline(always)]
-    pub fn of(ip: &Ipv4) -> Self {
-        Self { total_len: ip.total_len(), tos: ip.tos, protocol: ip.protocol, is_ipv6: false }
+    pub fn of(packet: &InnerIp, bytes: Bytes) -> Self {
+        let ip = &packet.header;
+        let is_tcp = ip.protocol == ip_proto::TCP && !ip.is_later_fragment();
+        let opening = if is_tcp { opening(bytes, packet.payload) } else { 0 };
+        Self { total_len: ip.total_len(), tos: ip.tos, protocol: ip.protocol, is_ipv6: false, opening }
     }
 
     /// The same of an IPv6 packet.
     #[inline(always)]
-    pub fn of_ipv6(ip: &InnerIp6) -> Self {
-        Self { total_len: ip.total_len(), tos: ip.class, protocol: ip.protocol, is_ipv6: true }
+    pub fn of_ipv6(ip: &InnerIp6, bytes: Bytes) -> Self {
+        let is_tcp = ip.protocol == ip_proto::TCP && !ip.is_later_fragment;
+        let opening = if is_tcp { opening(bytes, ip.payload()) } else { 0 };
+        Self { total_len: ip.total_len(), tos: ip.class, protocol: ip.protocol, is_ipv6: true, opening }
     }
 
     /// An ARP packet, without padding.
     #[inline(always)]
     pub fn of_arp() -> Self {
-        Self { total_len: Arp::LEN, tos: 0, protocol: 0, is_ipv6: false }
+        Self { total_len: Arp::LEN, tos: 0, protocol: 0, is_ipv6: false, opening: 0 }
     }
+
+    /// Has a TCP connection that is being opened keep to this MTU.
+    #[inline(always)]
+    pub fn fit_into(&self, ctx: &TcContext, mtu: u16) {
+        if self.opening != 0 {
+            let headers = if self.is_ipv6 { tcp::IPV6_HEADERS } else { tcp::IPV4_HEADERS };
+            mss::clamp(ctx, self.opening, mtu - headers);
+        }
+    }
+}
+
+#[inline(always)]
+fn opening(bytes: Bytes, at: usize) -> u32 {
+    if mss::is_agreed_on(bytes, at) { at as u32 } else { 0 }
 }
 
 /// Sends the packet to the VTEP with this index.

@@ -159,10 +159,11 @@ fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refus
         return Err(Refusal::too_big(mtu));
     }
     let Some(destination) = destination else { return Ok(gateway::to_host(ctx, source, &ip)?) };
+    let payload = Payload::of(&ip, bytes);
     if destination.rewritten {
         route::decrement_ttl(bytes, &ip.header).ok_or(DropReason::Truncated)?;
     }
-    Ok(deliver(ctx, source, &destination, &Payload::of(&ip.header))?)
+    Ok(deliver(ctx, source, &destination, &payload)?)
 }
 
 /// Sends the packet to where its destination MAC lives.
@@ -170,6 +171,7 @@ fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refus
 pub fn deliver(ctx: &TcContext, source: &Source, destination: &Destination, payload: &Payload) -> Verdict {
     let key = FdbKey::new(destination.vni, destination.eth.dst);
     let entry = lookup!(fdb, &key).ok_or(DropReason::UnknownMac)?;
+    payload.fit_into(ctx, destination.mtu);
     let bytes = u64::from(ctx.len());
     let verdict = if entry.ifindex != 0 {
         let to = Place { vni: destination.vni, ifindex: entry.ifindex };

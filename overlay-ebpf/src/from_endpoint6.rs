@@ -150,11 +150,12 @@ fn go_on(ctx: &TcContext, source: &Source, ip: &InnerIp6) -> Result<Option<i32>,
         let answer = Error::packet_too_big(destination.mtu);
         return Err(Refusal { reason: DropReason::TooBig, answer });
     }
+    let payload = Payload::of_ipv6(ip, bytes);
     if destination.rewritten {
         let at = Ethernet::LEN + Ipv6::HOP_LIMIT_OFFSET;
         bytes.write(at, &(ip.hop_limit - 1)).ok_or(DropReason::Truncated)?;
     }
-    Ok(Some(deliver(ctx, source, &destination, &Payload::of_ipv6(ip))?))
+    Ok(Some(deliver(ctx, source, &destination, &payload)?))
 }
 
 /// Whether the container may use a source address: its own, or the link-local one that its hardware address makes.

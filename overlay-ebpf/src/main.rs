@@ -33,6 +33,7 @@ mod ingress;
 mod inner6;
 mod limit;
 mod maps;
+mod mss;
 mod nat;
 mod nd;
 mod packet;

@@ -2,7 +2,7 @@
 //! fragmented silently, never lost without a word. A BPF redirect checks no MTU, so we must.
 
 use aya_ebpf::programs::TcContext;
-use overlay_common::wire::{Ethernet, Udp, headers::ip_proto};
+use overlay_common::wire::{Ethernet, Udp, headers::ip_proto, tcp};
 
 use crate::packet::{Bytes, SkbExt as _};
 
@@ -22,6 +22,5 @@ fn transport_header_len(bytes: Bytes, protocol: u8, payload: usize) -> usize {
     if protocol != ip_proto::TCP {
         return Udp::LEN;
     }
-    // The data offset is the high half of byte 12, in 32-bit words (RFC 9293).
-    bytes.read::<u8>(payload + 12).map_or(20, |b| ((b >> 4) as usize) * 4)
+    bytes.read::<u8>(payload + tcp::DATA_OFFSET_OFFSET).map_or(tcp::MIN_LEN, tcp::header_len)
 }

@@ -8,18 +8,20 @@ use overlay_common::{
     addr::Addr,
     flow::FlowKey,
     policy::PolicyKey,
-    wire::{Ipv4, Udp, headers::ip_proto, icmp},
+    wire::{
+        Ipv4, Udp,
+        headers::ip_proto,
+        icmp,
+        tcp::{self, SYN},
+    },
 };
 
 use crate::packet::InnerIp;
 
-/// Shortest TCP header (RFC 9293).
-const TCP_LEN: usize = 20;
 /// What an ICMP error quotes at least of the transport header (RFC 792).
 const QUOTED_LEN: usize = 8;
 
 const FIN: u8 = 1 << 0;
-const SYN: u8 = 1 << 1;
 const RST: u8 = 1 << 2;
 const ACK: u8 = 1 << 4;
 
@@ -83,9 +85,9 @@ pub fn begin(key: &mut FlowKey, pair: &PolicyKey, ip: &Ipv4) {
 pub fn read(ctx: &TcContext, ip: &InnerIp, key: &mut FlowKey) -> u32 {
     let len = ip.header.total_len() - ip.header.header_len();
     let bits = match ip.header.protocol {
-        ip_proto::TCP => tcp(ctx, ip, len, key),
-        ip_proto::UDP => udp(ctx, ip, len, key),
-        ip_proto::ICMP => icmp(ctx, ip, len, key),
+        ip_proto::TCP => read_tcp(ctx, ip, len, key),
+        ip_proto::UDP => read_udp(ctx, ip, len, key),
+        ip_proto::ICMP => read_icmp(ctx, ip, len, key),
         _ => Some(Part::OPENS | Part::ANSWERS),
     };
     bits.unwrap_or(0)
@@ -100,14 +102,14 @@ fn set_ports(key: &mut FlowKey, [src_port_be, dst_port_be]: [u16; 2]) {
 /// A first fragment that holds less than the header is refused: ports that come later are ports that nobody checked
 /// (RFC 1858).
 #[inline(always)]
-fn tcp(ctx: &TcContext, ip: &InnerIp, len: usize, key: &mut FlowKey) -> Option<u32> {
-    if len < TCP_LEN {
+fn read_tcp(ctx: &TcContext, ip: &InnerIp, len: usize, key: &mut FlowKey) -> Option<u32> {
+    if len < tcp::MIN_LEN {
         return None;
     }
     set_ports(key, ctx.load(ip.payload).ok()?);
-    let [data_offset, flags]: [u8; 2] = ctx.load(ip.payload + 12).ok()?;
-    let header_len = ((data_offset >> 4) as usize) * 4;
-    if header_len < TCP_LEN || header_len > len {
+    let [data_offset, flags]: [u8; 2] = ctx.load(ip.payload + tcp::DATA_OFFSET_OFFSET).ok()?;
+    let header_len = tcp::header_len(data_offset);
+    if header_len < tcp::MIN_LEN || header_len > len {
         return None;
     }
     // Who asks for a new connection answers nobody.
@@ -117,7 +119,7 @@ fn tcp(ctx: &TcContext, ip: &InnerIp, len: usize, key: &mut FlowKey) -> Option<u
 }
 
 #[inline(always)]
-fn udp(ctx: &TcContext, ip: &InnerIp, len: usize, key: &mut FlowKey) -> Option<u32> {
+fn read_udp(ctx: &TcContext, ip: &InnerIp, len: usize, key: &mut FlowKey) -> Option<u32> {
     if len < Udp::LEN {
         return None;
     }
@@ -132,7 +134,7 @@ fn udp(ctx: &TcContext, ip: &InnerIp, len: usize, key: &mut FlowKey) -> Option<u
 }
 
 #[inline(always)]
-fn icmp(ctx: &TcContext, ip: &InnerIp, len: usize, key: &mut FlowKey) -> Option<u32> {
+fn read_icmp(ctx: &TcContext, ip: &InnerIp, len: usize, key: &mut FlowKey) -> Option<u32> {
     if len < icmp::HEADER_LEN {
         return None;
     }

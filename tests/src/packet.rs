@@ -148,9 +148,15 @@ impl Frame {
     /// One that brings data along (RFC 9293 section 3.4 allows it).
     #[must_use]
     pub fn tcp_syn_saying(from: Addr, to: Addr, (src_port, dst_port): (u16, u16), payload: &[u8]) -> Self {
-        let ip = ip_header(from, to, ip_number::TCP, TcpHeader::MIN_LEN + payload.len());
         let mut tcp = TcpHeader::new(src_port, dst_port, 1, 64_000);
         tcp.syn = true;
+        Self::tcp(from, to, tcp, payload)
+    }
+
+    /// Any TCP segment; its checksum is made right.
+    #[must_use]
+    pub fn tcp(from: Addr, to: Addr, mut tcp: TcpHeader, payload: &[u8]) -> Self {
+        let ip = ip_header(from, to, ip_number::TCP, tcp.header_len() + payload.len());
         tcp.checksum = tcp.calc_checksum_ipv4(&ip, payload).expect("a segment that fits");
         Self::ipv4(from, to, ip_number::TCP, &[&tcp.to_bytes()[..], payload].concat())
     }

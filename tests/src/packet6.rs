@@ -107,10 +107,16 @@ impl Frame {
     /// A TCP segment that opens a connection over IPv6.
     #[must_use]
     pub fn tcp6_syn(from: Addr6, to: Addr6, (src, dst): (u16, u16)) -> Self {
-        let ip =
-            Ipv6Header { source: from.ip.octets(), destination: to.ip.octets(), ..Ipv6Header::default() };
         let mut tcp = TcpHeader::new(src, dst, 1, 64_000);
         tcp.syn = true;
+        Self::tcp6(from, to, tcp)
+    }
+
+    /// Any TCP segment without data; its checksum is made right.
+    #[must_use]
+    pub fn tcp6(from: Addr6, to: Addr6, mut tcp: TcpHeader) -> Self {
+        let ip =
+            Ipv6Header { source: from.ip.octets(), destination: to.ip.octets(), ..Ipv6Header::default() };
         tcp.checksum = tcp.calc_checksum_ipv6(&ip, &[]).expect("a segment that fits");
         Self::ipv6(from, to, ip_number::TCP, 64, &tcp.to_bytes())
     }

@@ -9,6 +9,7 @@ pub mod icmp;
 pub mod icmpv6;
 pub mod ipv6;
 pub mod outer;
+pub mod tcp;
 
 pub use headers::{Arp, Ethernet, Ipv4, Udp, Vxlan};
 pub use ipv6::Ipv6;

@@ -7,6 +7,10 @@ mod gateway;
 #[cfg(test)]
 mod ipv6;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod mss;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod world;

@@ -10,10 +10,11 @@ use aya::{
 use overlay_common::{
     abi::{map, program, tail_call},
     config::Config,
-    endpoint::Endpoint,
+    endpoint::{Endpoint, FLAG_EGRESS_LIMIT, FLAG_INGRESS_LIMIT},
     fdb::{FdbEntry, FdbKey},
     flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
+    limit::Limits,
     neigh::{Neigh, NeighKey},
     network::{FLAG_INTERNAL, FLAG_RULES, Network},
     policy::{ALLOW, Policy, PolicyKey, RULES, RuleBits, RuleBitsKey, RuleSet},
@@ -231,6 +232,20 @@ impl World {
     pub fn age_flows(&mut self, by_ns: u64) {
         for (key, flow) in self.flows() {
             self.put(map::FLOWS, key, Flow { seen_ns: flow.seen_ns - by_ns, ..flow });
+        }
+    }
+
+    /// Says how fast the containers under test, and the one that is its neighbour, may send and receive.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let flag = |rate, flag| if rate == 0 { 0 } else { flag };
+        let flags = flag(limits.egress_bytes_per_s, FLAG_EGRESS_LIMIT)
+            | flag(limits.ingress_bytes_per_s, FLAG_INGRESS_LIMIT);
+        let record = Endpoint { vni: VNI, ipv4: ME.ip.octets(), mac: ME.mac, flags, ipv6: [0; 16] };
+        self.put(map::ENDPOINTS, MY_IFINDEX, record);
+        self.put(map::LIMITS, MY_IFINDEX, limits);
+        for at in [ME, LOCAL] {
+            let entry = FdbEntry::local(MY_IFINDEX).with_limit(record.has_ingress_limit());
+            self.add_place(VNI, at, entry);
         }
     }
 
