@@ -161,6 +161,10 @@ drop_reasons! {
     /// more is sent to the container than it may receive
     IngressLimit = 156, "ingress_limit";
 
+    // On the way to another host.
+    /// larger than what passes on the way to the other host, as a router there has said; the sender is told
+    PathTooBig = 158, "path_too_big";
+
     // Broadcast and multicast.
     /// the sender sends more broadcast and multicast than it may
     MulticastStorm = 154, "multicast_storm";

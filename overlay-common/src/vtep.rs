@@ -12,8 +12,13 @@ use crate::{assert_layout, wire::OuterHeader};
 pub struct Vtep {
     /// Ethernet, IPv4, UDP and VXLAN headers, and room for the inner Ethernet header.
     pub header: OuterHeader,
+    /// Largest IP packet of a container that passes on the way there, in bytes, if that is less than what the underlay device
+    /// leaves; else 0.
+    pub path_mtu: u16,
+    #[doc(hidden)]
+    pub pad: [u8; 6],
 }
-assert_layout!(Vtep, size 64, header @ 0);
+assert_layout!(Vtep, size 72, header @ 0, path_mtu @ 64, pad @ 66);
 
 /// Key of map `vtep_members` (value: [`HOST`] or [`EXTERNAL`]): from where packets of a network may come.
 #[repr(C)]

@@ -1,5 +1,7 @@
 //! Encapsulation: one header before the packet, made from the VTEP's template.
 
+use core::cmp::min;
+
 use aya_ebpf::{
     bindings::{
         BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
@@ -27,6 +29,7 @@ use crate::{
     inner6::InnerIp6,
     maps, mss,
     packet::{Bytes, InnerIp, SkbExt as _, Verdict, redirect, redirect_neigh},
+    too_big,
 };
 
 /// What the kernel must know of a packet whose segments or checksum it finishes later. The inner Ethernet
@@ -44,6 +47,8 @@ pub struct Payload {
     tos: u8,
     protocol: u8,
     is_ipv6: bool,
+    /// Where what it carries begins.
+    transport: u32,
     /// Where the TCP header of a segment is that opens a connection; 0 for anything else.
     opening: u32,
 }
@@ -55,7 +60,15 @@ impl Payload {
         let ip = &packet.header;
         let is_tcp = ip.protocol == ip_proto::TCP && !ip.is_later_fragment();
         let opening = if is_tcp { opening(bytes, packet.payload) } else { 0 };
-        Self { total_len: ip.total_len(), tos: ip.tos, protocol: ip.protocol, is_ipv6: false, opening }
+        let transport = packet.payload as u32;
+        Self {
+            total_len: ip.total_len(),
+            tos: ip.tos,
+            protocol: ip.protocol,
+            is_ipv6: false,
+            transport,
+            opening,
+        }
     }
 
     /// The same of an IPv6 packet.
@@ -63,22 +76,39 @@ impl Payload {
     pub fn of_ipv6(ip: &InnerIp6, bytes: Bytes) -> Self {
         let is_tcp = ip.protocol == ip_proto::TCP && !ip.is_later_fragment;
         let opening = if is_tcp { opening(bytes, ip.payload()) } else { 0 };
-        Self { total_len: ip.total_len(), tos: ip.class, protocol: ip.protocol, is_ipv6: true, opening }
+        let transport = ip.payload() as u32;
+        Self {
+            total_len: ip.total_len(),
+            tos: ip.class,
+            protocol: ip.protocol,
+            is_ipv6: true,
+            transport,
+            opening,
+        }
     }
 
     /// An ARP packet, without padding.
     #[inline(always)]
     pub fn of_arp() -> Self {
-        Self { total_len: Arp::LEN, tos: 0, protocol: 0, is_ipv6: false, opening: 0 }
+        Self { total_len: Arp::LEN, tos: 0, protocol: 0, is_ipv6: false, transport: 0, opening: 0 }
     }
 
-    /// Has a TCP connection that is being opened keep to this MTU.
+    /// Has a TCP connection that is being opened keep to this MTU, and to that of the way to the VTEP with this index, if it
+    /// is one.
     #[inline(always)]
-    pub fn fit_into(&self, ctx: &TcContext, mtu: u16) {
+    pub fn fit_into(&self, ctx: &TcContext, mtu: u16, vtep: u32) {
         if self.opening != 0 {
+            let path = maps::vteps.get(vtep).map_or(0, |vtep| vtep.path_mtu);
+            let mtu = if path == 0 { mtu } else { min(mtu, path) };
             let headers = if self.is_ipv6 { tcp::IPV6_HEADERS } else { tcp::IPV4_HEADERS };
-            mss::clamp(ctx, self.opening, mtu - headers);
+            mss::clamp(ctx, self.opening, mtu.saturating_sub(headers));
         }
+    }
+
+    /// Whether the packet is larger than what the way to a VTEP takes.
+    #[inline(always)]
+    fn is_too_big(&self, ctx: &TcContext, path_mtu: u16) -> bool {
+        too_big::exceeds(ctx, Bytes::of_skb(ctx), self.protocol, self.transport as usize, path_mtu)
     }
 }
 
@@ -94,6 +124,10 @@ pub fn to_vtep(ctx: &TcContext, index: u32, destination: &Destination, payload: 
     let vtep = maps::vteps.get(index).ok_or(DropReason::EncapFailed)?;
     if vtep.header.ip.version_ihl != Ipv4::VERSION_IHL {
         return Err(DropReason::EncapFailed);
+    }
+    if vtep.path_mtu != 0 && payload.is_too_big(ctx, vtep.path_mtu) {
+        ctx.set_note(vtep.path_mtu.into());
+        return Err(DropReason::PathTooBig);
     }
     // After decapsulation the kernel cannot tell how to segment an inner UDP packet: slow path, both ways.
     let is_gso = ctx.gso_size() != 0;

@@ -95,7 +95,10 @@ impl From<DropReason> for Refusal {
 fn refuse(ctx: &TcContext, source: &Source, refusal: Refusal) -> i32 {
     let place = Place { vni: source.endpoint.vni, ifindex: source.ifindex };
     count::dropped(ctx, place, refusal.reason, u64::from(ctx.len()));
-    match refusal.answer {
+    // Whoever found that out has noted it.
+    let is_path = refusal.reason as u32 == DropReason::PathTooBig as u32;
+    let path = is_path.then(|| Error::fragmentation_needed(ctx.note() as u16));
+    match path.or(refusal.answer) {
         None => TC_ACT_SHOT,
         Some(error) => icmp::answer(ctx, source, error),
     }
@@ -171,7 +174,7 @@ fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refus
 pub fn deliver(ctx: &TcContext, source: &Source, destination: &Destination, payload: &Payload) -> Verdict {
     let key = FdbKey::new(destination.vni, destination.eth.dst);
     let entry = lookup!(fdb, &key).ok_or(DropReason::UnknownMac)?;
-    payload.fit_into(ctx, destination.mtu);
+    payload.fit_into(ctx, destination.mtu, entry.vtep);
     let bytes = u64::from(ctx.len());
     let verdict = if entry.ifindex != 0 {
         let to = Place { vni: destination.vni, ifindex: entry.ifindex };

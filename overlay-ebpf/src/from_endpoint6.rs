@@ -37,6 +37,15 @@ struct Refusal {
     answer: Error,
 }
 
+impl Refusal {
+    /// The answer; what the way to another host takes was noted by whoever found that out.
+    #[inline(always)]
+    fn answer_of(self, ctx: &TcContext) -> Error {
+        let is_path = self.reason as u32 == DropReason::PathTooBig as u32;
+        if is_path { Error::packet_too_big(ctx.note() as u16) } else { self.answer }
+    }
+}
+
 impl From<DropReason> for Refusal {
     /// An application that has an IPv4 address to turn to should do so at once, not after its time is up.
     #[inline(always)]
@@ -101,7 +110,7 @@ fn receive(ctx: &TcContext, source: &Source) -> Result<i32, Refusal> {
     // Nobody answers an error with another (RFC 4443 section 2.4).
     let may_answer = !kind.is_some_and(is_error) && !ip.is_later_fragment;
     unpack(outcome).map_err(|refusal| Refusal {
-        answer: if may_answer { refusal.answer } else { Error::NONE },
+        answer: if may_answer { refusal.answer_of(ctx) } else { Error::NONE },
         ..refusal
     })
 }

@@ -96,6 +96,10 @@ pub trait SkbExt {
     fn mark(&self) -> u32;
     /// Hash of the flow. The kernel leaves the ports of fragments out, so all fragments of a packet agree.
     fn flow_hash(&self) -> u32;
+    /// What was noted with the packet by this program.
+    fn note(&self) -> u32;
+    /// Notes something with the packet.
+    fn set_note(&self, note: u32);
     /// Cuts the packet's end off, or makes it longer by zeros. A packet whose end the kernel needs stays as it is.
     fn set_len(&self, len: u32) -> Option<()>;
     /// The kernel's own form of the packet, for helpers.
@@ -131,6 +135,18 @@ impl SkbExt for TcContext {
     fn flow_hash(&self) -> u32 {
         // SAFETY: as above.
         unsafe { helper::bpf_get_hash_recalc(self.raw()) }
+    }
+
+    #[inline(always)]
+    fn note(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).cb[0] }
+    }
+
+    #[inline(always)]
+    fn set_note(&self, note: u32) {
+        // SAFETY: as above; while a tc program has the packet, these words are the program's.
+        unsafe { (*self.raw()).cb[0] = note }
     }
 
     #[inline(always)]

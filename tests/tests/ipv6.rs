@@ -141,7 +141,9 @@ fn senders_with_too_large_an_mtu_learn_the_right_one_instead_of_hanging() {
     for container in [&a, &b] {
         container.netns().ip(&["link", "set", "eth0", "mtu", "1500"]);
     }
-    assert_eq!(bulk::transfer(a.netns(), b.netns(), b.addr6().ip, 4 * MEGABYTE), Ok(()));
-    let route = a.netns().ip(&["-6", "route", "get", &b.addr6().ip.to_string()]);
+    let to = b.addr6().ip.to_string();
+    a.netns().run(&["ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1452", &to]);
+    let route = a.netns().ip(&["-6", "route", "get", &to]);
     assert!(route.contains("mtu 1450"), "the sender did not learn the MTU: {route}");
+    assert_eq!(bulk::transfer(a.netns(), b.netns(), b.addr6().ip, 4 * MEGABYTE), Ok(()));
 }

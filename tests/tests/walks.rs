@@ -1,7 +1,11 @@
 //! Every way that a packet can take, on real packets: across hosts, within one, between networks, and the
 //! answers that the data path gives by itself.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use etherparse::{ArpOperation, Icmpv4Type, icmpv4::DestUnreachableHeader};
 use overlay_common::verdict::DropReason;
@@ -291,9 +295,29 @@ fn senders_with_too_large_an_mtu_learn_the_right_one_instead_of_hanging() {
     let cluster = two_hosts(Wire::Offload);
     cluster.network("net", &[]);
     let (a, b) = roomy_pair(&cluster);
-    assert_eq!(bulk::transfer(a.netns(), b.netns(), b.addr().ip, 4 * MEGABYTE), Ok(()));
-    let route = a.netns().ip(&["route", "get", &b.addr().ip.to_string()]);
+    let to = b.addr().ip.to_string();
+    a.netns().run(&["ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", &to]);
+    let route = a.netns().ip(&["route", "get", &to]);
     assert!(route.contains("mtu 1450"), "the sender did not learn the MTU: {route}");
+    assert_eq!(bulk::transfer(a.netns(), b.netns(), b.addr().ip, 4 * MEGABYTE), Ok(()));
+}
+
+#[test]
+fn connections_between_ends_with_too_large_an_mtu_lose_nothing_to_it() {
+    let cluster = two_hosts(Wire::Offload);
+    cluster.network("net", &["--ipv6"]);
+    let (a, b) = roomy_pair(&cluster);
+    let before: Vec<Drops> = cluster.hosts.iter().map(Drops::of).collect();
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        for address in [IpAddr::from(to.addr().ip), to.addr6().ip.into()] {
+            assert_eq!(bulk::transfer(from.netns(), to.netns(), address, 4 * MEGABYTE), Ok(()));
+            let route = from.netns().ip(&["route", "get", &address.to_string()]);
+            assert!(!route.contains("mtu"), "the sender had to learn the MTU: {route}");
+        }
+    }
+    for (host, before) in cluster.hosts.iter().zip(&before) {
+        assert_eq!(Drops::of(host).since(before).by_reason(DropReason::TooBig), 0);
+    }
 }
 
 /// Containers on two hosts that believe in an MTU of 1500.

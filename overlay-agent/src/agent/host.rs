@@ -15,12 +15,13 @@ use overlay_common::mac::Mac;
 
 use super::{
     devices::{self, Fault, FaultKind},
+    path_mtu,
     underlay::{self, UnderlayError},
 };
 use crate::{
     config::Config,
     model::{Cluster, EndpointId, Name},
-    netlink::{Link, NetEvent, Netlink, NetlinkError},
+    netlink::{self, Link, NetEvent, Netlink, NetlinkError},
     paths,
     reconcile::{
         Kept, Local,
@@ -47,6 +48,8 @@ pub struct Host {
     in_order: BTreeSet<String>,
     /// Neighbours that the kernel was to keep and has no more.
     lost_neighbours: BTreeSet<Ipv4Addr>,
+    /// From where we learn that a path is narrower than its link.
+    messages: path_mtu::Messages,
 }
 
 /// The way to a VTEP: the neighbour that its packets go to, and that neighbour's address if it is known.
@@ -54,6 +57,8 @@ pub struct Host {
 struct NextHop {
     neighbour: Ipv4Addr,
     mac: Option<Mac>,
+    /// Largest IP packet on the way, in bytes, where a route or a path discovery says so.
+    mtu: Option<u16>,
 }
 
 impl Host {
@@ -79,6 +84,7 @@ impl Host {
             gateway: None,
             in_order: BTreeSet::new(),
             lost_neighbours: BTreeSet::new(),
+            messages: path_mtu::Messages::default(),
         }
     }
 
@@ -169,7 +175,7 @@ impl Host {
                 mac = state.mac;
                 seen.lost_neighbours.extend((!state.kept).then_some(neighbour));
             }
-            seen.next_hops.insert(vtep, NextHop { neighbour, mac });
+            seen.next_hops.insert(vtep, NextHop { neighbour, mac, mtu: path_mtu_of(&route) });
         }
         Ok((seen, underlay))
     }
@@ -257,6 +263,7 @@ impl Host {
     pub async fn resolve(&mut self, cluster: &Cluster) {
         let vteps = self.other_vteps(cluster);
         self.forget_others(&vteps).await;
+        self.follow_paths().await;
         for vtep in vteps {
             if self.next_hops.contains_key(&vtep) {
                 continue;
@@ -265,6 +272,23 @@ impl Host {
                 Ok(next_hop) => drop(self.next_hops.insert(vtep, next_hop)),
                 // Packets then go by the kernel's own look-up; the next pass tries again.
                 Err(e) => tracing::debug!(%vtep, reason = %e, "no next hop"),
+            }
+        }
+    }
+
+    /// Asks for the MTUs of the ways to VTEPs again, if one may have changed: if the kernel may have learned something, or may
+    /// forget what it has learned.
+    async fn follow_paths(&mut self) {
+        let is_narrow = self.next_hops.values().any(|hop| hop.mtu.is_some());
+        if !self.messages.look() && !is_narrow {
+            return;
+        }
+        for (vtep, hop) in &mut self.next_hops {
+            let Ok(route) = self.netlink.next_hop(*vtep).await else { continue };
+            let mtu = path_mtu_of(&route);
+            if mtu != hop.mtu {
+                tracing::info!(%vtep, from = hop.mtu, to = mtu, "MTU of the path to a VTEP");
+                hop.mtu = mtu;
             }
         }
     }
@@ -326,6 +350,7 @@ impl Host {
             xdp_decap,
             host_veths: self.host_veths(cluster),
             next_hops: self.next_hops.iter().filter_map(known).collect(),
+            path_mtus: self.next_hops.iter().filter_map(|(vtep, hop)| Some((*vtep, hop.mtu?))).collect(),
             gateway: self.gateway.clone(),
             kept,
         }
@@ -337,14 +362,14 @@ impl Host {
 
     async fn next_hop(&self, vtep: Ipv4Addr) -> Result<NextHop, NetlinkError> {
         let route = self.netlink.next_hop(vtep).await?;
-        let neighbour = route.neighbour(vtep);
+        let (neighbour, mtu) = (route.neighbour(vtep), path_mtu_of(&route));
         if route.oif != self.underlay.ifindex {
             // Another device leads there: only the kernel's own look-up gets it right.
-            return Ok(NextHop { neighbour, mac: None });
+            return Ok(NextHop { neighbour, mac: None, mtu });
         }
         self.netlink.manage_neighbour(route.oif, neighbour).await?;
         let mac = self.netlink.neighbour(route.oif, neighbour).await?;
-        Ok(NextHop { neighbour, mac })
+        Ok(NextHop { neighbour, mac, mtu })
     }
 
     async fn refresh_neighbour(&mut self, addr: Ipv4Addr) -> bool {
@@ -366,4 +391,8 @@ impl Host {
         }
         changed
     }
+}
+
+fn path_mtu_of(route: &netlink::NextHop) -> Option<u16> {
+    route.mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
 }

@@ -40,6 +40,7 @@ pub mod mirror;
 pub mod names;
 mod notify;
 pub mod outbox;
+mod path_mtu;
 pub mod presence;
 pub mod privileges;
 pub mod reclaim;

@@ -192,7 +192,7 @@ pub(crate) fn vtep(index: &u32, vtep: &Vtep) -> Value {
     let header = &vtep.header;
     json!({ "index": index, "remote": ip(header.ip.dst), "local": ip(header.ip.src),
         "port": u16::from_be(header.udp.dst_port_be), "next_hop_mac": mac(header.eth.dst),
-        "local_mac": mac(header.eth.src) })
+        "local_mac": mac(header.eth.src), "path_mtu": vtep.path_mtu })
 }
 
 /// An entry of map `vtep_members`.

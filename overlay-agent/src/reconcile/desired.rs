@@ -47,6 +47,8 @@ pub struct Local {
     pub host_veths: BTreeMap<EndpointId, u32>,
     /// Hardware addresses of the next hops to other VTEPs, as far as they are known.
     pub next_hops: BTreeMap<Ipv4Addr, Mac>,
+    /// Largest IP packets on the way to VTEPs, where a route or a path discovery says so.
+    pub path_mtus: BTreeMap<Ipv4Addr, u16>,
     /// The gateway device, if there is one.
     pub gateway: Option<GatewayDevice>,
     /// What stays as it is while it is in use.
@@ -404,7 +406,9 @@ fn vtep_entry(vtep: Ipv4Addr, port: u16, local: &Local) -> Vtep {
     let here = TunnelEnd { mac: local.underlay.mac.0, addr: local.underlay.addr.octets() };
     let next_hop = local.next_hops.get(&vtep).copied().unwrap_or_default();
     let there = TunnelEnd { mac: next_hop.0, addr: vtep.octets() };
-    Vtep { header: OuterHeader::template(here, there, port) }
+    let path_mtu = local.path_mtus.get(&vtep).filter(|mtu| **mtu < local.underlay.mtu);
+    let path_mtu = path_mtu.map_or(0, |mtu| mtu.saturating_sub(MTU_OVERHEAD));
+    Vtep { header: OuterHeader::template(here, there, port), path_mtu, pad: [0; 6] }
 }
 
 /// Keeps the indices that are in use and gives new VTEPs the lowest ones that no entry may still refer to.

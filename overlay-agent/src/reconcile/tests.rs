@@ -153,6 +153,7 @@ impl Draft {
             xdp_decap: false,
             host_veths: mine.map(|e| e.record.id.clone()).zip(100..).collect(),
             next_hops: BTreeMap::from([(vtep(2), Mac([2, 0, 0, 0, 0, 2]))]),
+            path_mtus: BTreeMap::new(),
             gateway: None,
             kept: Kept::default(),
         }

@@ -207,6 +207,7 @@ mod tests {
             xdp_decap: false,
             host_veths: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            path_mtus: BTreeMap::new(),
             gateway: None,
             kept: Kept::default(),
         }

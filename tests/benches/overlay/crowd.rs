@@ -183,7 +183,8 @@ impl Maps {
 
     fn template(&self, addr: [u8; 4]) -> Vtep {
         let here = TunnelEnd { mac: self.here.mac, addr: self.here.ip.octets() };
-        Vtep { header: OuterHeader::template(here, TunnelEnd { mac: NOBODY, addr }, VXLAN_PORT) }
+        let header = OuterHeader::template(here, TunnelEnd { mac: NOBODY, addr }, VXLAN_PORT);
+        Vtep { header, ..Vtep::default() }
     }
 
     fn megabytes(&self) -> Result<f64> {

@@ -202,18 +202,18 @@ fn rules_line(key: &Value, set: &Value) -> String {
 }
 
 /// An outer header, as it would begin a packet.
-struct Header([u8; 64]);
+struct Header([u8; 72]);
 
 /// The header templates that are in use, by index. Not by `bpftool`, which takes a second for thousands of empty ones.
 #[track_caller]
 fn vteps(host: &Host) -> BTreeMap<u64, Header> {
     let pin = host.pins().join(format!("maps-v{}/vteps", abi::VERSION));
     let map = MapData::from_pin(&pin).unwrap_or_else(|e| panic!("cannot open {}: {e}", pin.display()));
-    let map = Array::<_, [u8; 64]>::try_from(Map::Array(map)).expect("an array of headers");
+    let map = Array::<_, [u8; 72]>::try_from(Map::Array(map)).expect("an array of headers");
     let headers = map.iter().map(|header| header.expect("a header"));
     (0..)
         .zip(headers)
-        .filter(|(_, header)| *header != [0; 64])
+        .filter(|(_, header)| *header != [0; 72])
         .map(|(index, header)| (index, Header(header)))
         .collect()
 }

@@ -11,6 +11,8 @@ mod limits;
 #[cfg(test)]
 mod mss;
 #[cfg(test)]
+mod path_mtu;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod world;

@@ -70,6 +70,17 @@ fn a_segment_size_is_lowered_to_what_fits(
 }
 
 #[test]
+fn on_a_narrow_way_it_is_what_that_takes() {
+    let mut world = World::load();
+    world.narrow_path(1400);
+    let frame = Frame::tcp(ME, REMOTE, header(&[2, 4, 5, 180], false), b"");
+    let inner = world.run(program::FROM_ENDPOINT, &frame).frame.vxlan_packet().expect("a VXLAN packet").inner;
+    assert_eq!(mss(&tcp_of(&inner, 20)), Some(1360));
+    let near = Frame::tcp(ME, LOCAL, header(&[2, 4, 5, 180], false), b"");
+    assert_eq!(mss(&tcp_of(&world.run(program::FROM_ENDPOINT, &near).frame, 20)), Some(1410));
+}
+
+#[test]
 fn over_ipv6_it_is_what_the_longer_header_leaves() {
     let frame = Frame::tcp6(ME.into(), REMOTE.into(), header(&[2, 4, 5, 180], false));
     let run = World::with_ipv6().run(program::FROM_ENDPOINT, &frame);

@@ -249,6 +249,13 @@ impl World {
         }
     }
 
+    /// Has the way to the other host take no larger packets of containers than these.
+    pub fn narrow_path(&mut self, path_mtu: u16) {
+        let mut vteps: Array<_, Vtep> = self.ebpf.map_mut(map::VTEPS).unwrap().try_into().unwrap();
+        let vtep = vteps.get(&1, 0).unwrap();
+        vteps.set(1, Vtep { path_mtu, ..vtep }, 0).unwrap();
+    }
+
     /// Sets the host's flags.
     pub fn set_flags(&mut self, flags: u32) {
         let config = Config {
@@ -331,7 +338,7 @@ impl World {
         let end = |vtep: Addr| TunnelEnd { mac: vtep.mac, addr: vtep.ip.octets() };
         let header = OuterHeader::template(end(LOCAL_VTEP), end(REMOTE_VTEP), VXLAN_PORT);
         let mut vteps: Array<_, Vtep> = self.ebpf.map_mut(map::VTEPS).unwrap().try_into().unwrap();
-        vteps.set(1, Vtep { header }, 0).unwrap();
+        vteps.set(1, Vtep { header, path_mtu: 0, pad: [0; 6] }, 0).unwrap();
         self.zero_stats();
     }
 
