@@ -26,9 +26,6 @@ use tokio::sync::oneshot;
 
 use crate::{api::types::NetnsRef, paths};
 
-/// The agent's own network namespace: of the calling thread, not of the process's first one.
-const OWN_NETNS: &str = "/proc/thread-self/ns/net";
-
 /// Why a network namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
@@ -47,7 +44,7 @@ pub enum NetnsError {
     #[error("{} is no network namespace: give a file such as /run/netns/NAME or /proc/PID/ns/net", .0.display())]
     NotANamespace(PathBuf),
     /// The namespace that the agent itself is in.
-    #[error("{} is the agent's own network namespace: a container needs one of its own", .0.display())]
+    #[error("{} is the agent's own network namespace: a container needs one of its own; for the host itself, see `overlay host-port`", .0.display())]
     OwnNamespace(PathBuf),
     /// It cannot be opened or looked at.
     #[error("cannot open the network namespace {}: {source}", .path.display())]
@@ -87,7 +84,7 @@ impl NetnsId {
     }
 }
 
-/// An open network namespace that is not the agent's own. It lives at least as long as the handle.
+/// An open network namespace: a container's, or the agent's own if that was asked for. It lives at least as long as the handle.
 #[derive(Debug)]
 pub struct NetnsHandle {
     path: PathBuf,
@@ -126,7 +123,7 @@ pub fn resolve(reference: &NetnsRef) -> Result<NetnsHandle, NetnsError> {
         return Err(NetnsError::NotANamespace(path));
     }
     let id = identity(&file).map_err(|source| NetnsError::Open { path: path.clone(), source })?;
-    if id == own_identity()? {
+    if id == own_identity()? && *reference != NetnsRef::Host {
         return Err(NetnsError::OwnNamespace(path));
     }
     Ok(NetnsHandle { path, fd: file.into(), id })
@@ -164,6 +161,7 @@ pub(crate) fn path_of(reference: &NetnsRef) -> Result<PathBuf, NetnsError> {
         NetnsRef::Name(name) if is_netns_name(name) => Ok(Path::new(paths::NETNS_DIR).join(name)),
         NetnsRef::Name(name) => Err(NetnsError::InvalidName(name.clone())),
         NetnsRef::Pid(pid) => Ok(PathBuf::from(format!("/proc/{pid}/ns/net"))),
+        NetnsRef::Host => Ok(paths::OWN_NETNS.into()),
     }
 }
 
@@ -209,9 +207,9 @@ fn identity(file: &File) -> io::Result<NetnsId> {
 }
 
 fn own_identity() -> Result<NetnsId, NetnsError> {
-    File::open(OWN_NETNS)
+    File::open(paths::OWN_NETNS)
         .and_then(|file| identity(&file))
-        .map_err(|source| NetnsError::Open { path: OWN_NETNS.into(), source })
+        .map_err(|source| NetnsError::Open { path: paths::OWN_NETNS.into(), source })
 }
 
 #[cfg(test)]
@@ -246,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_agents_own_namespace_is_refused_by_path_and_by_process() {
-        for own in [NetnsRef::Path(OWN_NETNS.into()), NetnsRef::Pid(std::process::id())] {
+        for own in [NetnsRef::Path(paths::OWN_NETNS.into()), NetnsRef::Pid(std::process::id())] {
             let result = resolve(&own);
             assert!(matches!(result, Err(NetnsError::OwnNamespace(_))), "{result:?}");
         }

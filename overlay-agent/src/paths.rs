@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use overlay_common::abi;
+use overlay_common::{abi, vni::Vni};
 
 use crate::model::EndpointId;
 
@@ -43,6 +43,10 @@ pub const NETNS_DIR: &str = "/run/netns";
 /// Directory of files that `ip netns exec` shows a named namespace instead of those in `/etc`.
 pub const NETNS_CONFIG_DIR: &str = "/etc/netns";
 
+/// The agent's own network namespace: of the calling thread, not of the process's first one. As the namespace of an
+/// endpoint it stands for its node itself.
+pub const OWN_NETNS: &str = "/proc/thread-self/ns/net";
+
 /// The collect-metadata vxlan device of the slow path.
 pub const TUNNEL_IFNAME: &str = "ovl-tunnel";
 /// The bridge, never up, whose ports get headroom: see [`crate::agent::host`].
@@ -60,6 +64,12 @@ const COUNTERS_PREFIX: &str = "counters-v";
 pub const HOST_VETH_PREFIX: &str = "ovl";
 /// Start of the name of every container's end that waits on the host to be moved.
 const CONTAINER_END_PREFIX: &str = "ovc";
+
+/// The host's own device in a network.
+#[must_use]
+pub fn host_port(vni: Vni) -> String {
+    format!("ovh{vni}")
+}
 
 impl Paths {
     /// The API socket.

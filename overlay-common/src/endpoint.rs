@@ -1,11 +1,14 @@
 //! A container's attachment, as the source of packets.
 
-use crate::assert_layout;
+use crate::{assert_layout, fdb};
 
 /// What it sends has a rate: see map `limits`.
 pub const FLAG_EGRESS_LIMIT: u16 = 1 << 0;
 /// What it receives has a rate.
 pub const FLAG_INGRESS_LIMIT: u16 = 1 << 1;
+
+/// It is the host itself: the other end of the veth is in this namespace.
+pub const FLAG_HOST: u16 = 1 << 2;
 
 /// Who sits behind a host veth (map `endpoints`, keyed by the veth's ifindex as `u32`).
 ///
@@ -19,7 +22,7 @@ pub struct Endpoint {
     pub ipv4: [u8; 4],
     /// The only hardware address it may use.
     pub mac: [u8; 6],
-    /// What else is to be looked at: [`FLAG_EGRESS_LIMIT`], [`FLAG_INGRESS_LIMIT`].
+    /// What else is to be looked at: [`FLAG_EGRESS_LIMIT`], [`FLAG_INGRESS_LIMIT`], [`FLAG_HOST`].
     pub flags: u16,
     /// The IPv6 source address that it may use beside its link-local one, which is made from `mac`
     /// ([`Mac::link_local`](crate::mac::Mac::link_local)). All zero: it has no IPv6.
@@ -34,11 +37,13 @@ impl Endpoint {
         self.flags & FLAG_EGRESS_LIMIT != 0
     }
 
-    /// Whether what it receives has a rate.
+    /// What is to be looked at before it receives something, as in its entry of map `fdb`.
     #[inline(always)]
     #[must_use]
-    pub const fn has_ingress_limit(&self) -> bool {
-        self.flags & FLAG_INGRESS_LIMIT != 0
+    pub const fn flags_as_receiver(&self) -> u32 {
+        let limited = if self.flags & FLAG_INGRESS_LIMIT == 0 { 0 } else { fdb::FLAG_LIMITED };
+        let host = if self.flags & FLAG_HOST == 0 { 0 } else { fdb::FLAG_HOST };
+        limited | host
     }
 
     /// Whether it has an IPv6 address. No unicast address begins with a zero byte.

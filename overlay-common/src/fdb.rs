@@ -37,7 +37,7 @@ pub struct FdbEntry {
     pub vtep: u32,
     /// Address of that VTEP, for whoever reads the map; the programs use `vtep`.
     pub vtep_addr: [u8; 4],
-    /// What else is to be looked at: [`FLAG_LIMITED`].
+    /// What else is to be looked at: [`FLAG_LIMITED`], [`FLAG_HOST`].
     pub flags: u32,
 }
 #[cfg(not(feature = "next-layout"))]
@@ -47,6 +47,8 @@ assert_layout!(FdbEntry, size 20, moves @ 0, ifindex @ 4, vtep @ 8, vtep_addr @ 
 
 /// What the container receives has a rate: see map `limits`.
 pub const FLAG_LIMITED: u32 = 1 << 0;
+/// It is the host itself: the other end of the veth is in this namespace.
+pub const FLAG_HOST: u32 = 1 << 1;
 
 impl FdbEntry {
     /// What each kind of entry is made from.
@@ -65,17 +67,10 @@ impl FdbEntry {
         Self { ifindex, ..Self::NOWHERE }
     }
 
-    /// The same, with a rate for what it receives or without.
+    /// The same, with these flags.
     #[must_use]
-    pub const fn with_limit(self, is_limited: bool) -> Self {
-        Self { flags: if is_limited { FLAG_LIMITED } else { 0 }, ..self }
-    }
-
-    /// Whether what the container receives has a rate.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_limited(&self) -> bool {
-        self.flags & FLAG_LIMITED != 0
+    pub const fn with_flags(self, flags: u32) -> Self {
+        Self { flags, ..self }
     }
 
     /// A container behind another VTEP.

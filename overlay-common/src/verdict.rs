@@ -161,9 +161,14 @@ drop_reasons! {
     /// more is sent to the container than it may receive
     IngressLimit = 156, "ingress_limit";
 
+    // To the host itself, in networks in which it has an address.
+    /// sent to the host's port in a network, but to another address than the port's
+    HostPortAddress = 157, "host_port_address";
+
     // On the way to another host.
     /// larger than what passes on the way to the other host, as a router there has said; the sender is told
     PathTooBig = 158, "path_too_big";
+
 
     // Broadcast and multicast.
     /// the sender sends more broadcast and multicast than it may

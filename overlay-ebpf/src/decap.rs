@@ -1,10 +1,7 @@
 //! Decapsulation: the outer headers go, the container's own frame stays.
 
 use aya_ebpf::{
-    bindings::{
-        BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
-    },
+    bindings::{BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated as helper,
     programs::TcContext,
 };
@@ -14,10 +11,9 @@ use overlay_common::{
 };
 
 use crate::{
-    count, flood,
+    deliver, flood,
     ingress::Admitted,
-    limit,
-    packet::{Bytes, SkbExt as _, Verdict, redirect_peer},
+    packet::{Bytes, SkbExt as _, Verdict},
 };
 
 /// Takes the outer headers off an admitted packet and hands it to its container, or to all of the network's.
@@ -35,12 +31,7 @@ pub fn to_container(ctx: &TcContext, frame: &Admitted) -> Verdict {
     if frame.ifindex == 0 {
         return flood::from_wire(ctx, frame);
     }
-    let bytes = u64::from(ctx.len());
-    if frame.limited && !limit::to_container(ctx, frame.place(), bytes) {
-        return Ok(TC_ACT_SHOT);
-    }
-    count::delivered(frame.ifindex, bytes);
-    Ok(redirect_peer(frame.ifindex))
+    deliver::to(ctx, frame.place(), frame.flags)
 }
 
 /// Carries congestion marks inward; a packet whose ends do not speak ECN is dropped, as congestion would

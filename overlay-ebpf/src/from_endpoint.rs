@@ -14,10 +14,11 @@ use overlay_common::{
 use crate::{
     arp,
     count::{self, Place},
+    deliver,
     encap::{self, Payload},
     flood, gateway, icmp, limit,
     maps::{self, lookup},
-    packet::{Bytes, InnerIp, SkbExt as _, Verdict, linear, redirect_peer},
+    packet::{Bytes, InnerIp, SkbExt as _, Verdict, linear},
     route, too_big,
 };
 
@@ -166,26 +167,21 @@ fn forward(ctx: &TcContext, source: &Source, eth: Ethernet) -> Result<i32, Refus
     if destination.rewritten {
         route::decrement_ttl(bytes, &ip.header).ok_or(DropReason::Truncated)?;
     }
-    Ok(deliver(ctx, source, &destination, &payload)?)
+    Ok(send(ctx, source, &destination, &payload)?)
 }
 
 /// Sends the packet to where its destination MAC lives.
 #[inline(always)]
-pub fn deliver(ctx: &TcContext, source: &Source, destination: &Destination, payload: &Payload) -> Verdict {
+pub fn send(ctx: &TcContext, source: &Source, destination: &Destination, payload: &Payload) -> Verdict {
     let key = FdbKey::new(destination.vni, destination.eth.dst);
     let entry = lookup!(fdb, &key).ok_or(DropReason::UnknownMac)?;
     payload.fit_into(ctx, destination.mtu, entry.vtep);
     let bytes = u64::from(ctx.len());
     let verdict = if entry.ifindex != 0 {
-        let to = Place { vni: destination.vni, ifindex: entry.ifindex };
-        if entry.is_limited() && !limit::to_container(ctx, to, bytes) {
-            return Ok(TC_ACT_SHOT);
-        }
         if destination.rewritten {
             ctx.store(0, &destination.eth, 0).map_err(|_| DropReason::Truncated)?;
         }
-        count::delivered(entry.ifindex, bytes);
-        redirect_peer(entry.ifindex)
+        deliver::to(ctx, Place { vni: destination.vni, ifindex: entry.ifindex }, entry.flags)?
     } else {
         encap::to_vtep(ctx, entry.vtep, destination, payload)?
     };

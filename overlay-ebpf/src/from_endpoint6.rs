@@ -15,7 +15,7 @@ use overlay_common::{
 use crate::{
     count::{self, Place},
     encap::Payload,
-    from_endpoint::{Destination, Source, deliver, identify},
+    from_endpoint::{Destination, Source, identify, send},
     icmp6,
     inner6::{InnerIp6, Reasons, linear_extensions},
     maps, nd,
@@ -164,7 +164,7 @@ fn go_on(ctx: &TcContext, source: &Source, ip: &InnerIp6) -> Result<Option<i32>,
         let at = Ethernet::LEN + Ipv6::HOP_LIMIT_OFFSET;
         bytes.write(at, &(ip.hop_limit - 1)).ok_or(DropReason::Truncated)?;
     }
-    Ok(Some(deliver(ctx, source, &destination, &payload)?))
+    Ok(Some(send(ctx, source, &destination, &payload)?))
 }
 
 /// Whether the container may use a source address: its own, or the link-local one that its hardware address makes.

@@ -12,10 +12,10 @@ use overlay_common::{
 
 use crate::{
     count::{self, Place},
-    gateway, limit,
+    deliver, gateway,
     maps::{self, lookup},
     nat::{self, Field},
-    packet::{InnerIp, Verdict, linear, redirect_peer},
+    packet::{InnerIp, Verdict, linear},
 };
 
 /// Ethernet header, the longest IPv4 header and the ports.
@@ -34,7 +34,7 @@ struct Receiver {
 pub fn run(ctx: &TcContext) -> i32 {
     let nobody = Place { vni: 0, ifindex: 0 };
     let (place, reason) = match admit(ctx) {
-        Ok((gateway, receiver, ip)) => match deliver(ctx, gateway, &receiver, &ip) {
+        Ok((gateway, receiver, ip)) => match hand_over(ctx, gateway, &receiver, &ip) {
             Ok(verdict) => return verdict,
             Err(reason) => (receiver.place, reason),
         },
@@ -69,7 +69,7 @@ fn receiver(ipv4: [u8; 4]) -> Option<Receiver> {
 
 /// Rewrites the packet for its container and hands it over.
 #[inline(always)]
-fn deliver(ctx: &TcContext, gateway: &Gateway, to: &Receiver, ip: &InnerIp) -> Verdict {
+fn hand_over(ctx: &TcContext, gateway: &Gateway, to: &Receiver, ip: &InnerIp) -> Verdict {
     let from_agent = ip.header.src == gateway.agent;
     // No container reaches another this way: what the host forwards between two of them has the agent's address.
     if gateway.holds(ip.header.src) && !from_agent {
@@ -82,12 +82,7 @@ fn deliver(ctx: &TcContext, gateway: &Gateway, to: &Receiver, ip: &InnerIp) -> V
     let eth =
         Ethernet { dst: to.endpoint.mac, src: to.network.gateway_mac, ethertype_be: ethertype::IPV4.to_be() };
     ctx.store(0, &eth, 0).map_err(|_| DropReason::HostFailed)?;
-    let bytes = u64::from(ctx.len());
-    if to.endpoint.has_ingress_limit() && !limit::to_container(ctx, to.place, bytes) {
-        return Ok(TC_ACT_SHOT);
-    }
-    count::delivered(to.place.ifindex, bytes);
-    Ok(redirect_peer(to.place.ifindex))
+    deliver::to(ctx, to.place, to.endpoint.flags_as_receiver())
 }
 
 #[inline(always)]

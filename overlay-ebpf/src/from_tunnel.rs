@@ -1,19 +1,14 @@
 //! What the kernel's tunnel device decapsulated. Nothing of it ever reaches the host's own stack: what is
 //! not for a container is dropped.
 
-use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, bpf_tunnel_key},
-    helpers::generated as helper,
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::bpf_tunnel_key, helpers::generated as helper, programs::TcContext};
 use overlay_common::{config::MARK_ADMITTED, verdict::DropReason};
 
 use crate::{
-    count, flood,
+    deliver, flood,
     ingress::{self, Delivery, Rejected},
-    limit,
     maps::{self, lookup},
-    packet::{SkbExt as _, redirect_peer},
+    packet::SkbExt as _,
     rules,
 };
 
@@ -50,11 +45,7 @@ fn receive(ctx: &TcContext) -> Result<i32, Rejected> {
     if frame.ifindex == 0 {
         return flood::from_wire(ctx, &frame).map_err(known);
     }
-    if frame.limited && !limit::to_container(ctx, frame.place(), len as u64) {
-        return Ok(TC_ACT_SHOT);
-    }
-    count::delivered(frame.ifindex, len as u64);
-    Ok(redirect_peer(frame.ifindex))
+    deliver::to(ctx, frame.place(), frame.flags).map_err(known)
 }
 
 /// Network and outer source of the packet, as the tunnel device noted them.

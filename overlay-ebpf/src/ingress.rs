@@ -6,7 +6,7 @@
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
 use overlay_common::{
     config::Config,
-    fdb::FdbKey,
+    fdb::{FdbEntry, FdbKey},
     mac::Mac,
     network::{FLAG_MULTICAST, FLAG_RULES, Network},
     verdict::DropReason,
@@ -73,8 +73,8 @@ pub struct Admitted {
     pub protocol: u8,
     /// Congestion was met on the underlay (outer ECN is CE).
     pub congested: bool,
-    /// What the container receives has a rate: see [`crate::limit`].
-    pub limited: bool,
+    /// What else is to be looked at: the flags of its entry in map `fdb`, see [`crate::deliver`].
+    pub flags: u32,
     /// It was routed here from another network, and rules decide what may be: see [`crate::rules`].
     pub ruled: bool,
 }
@@ -245,23 +245,15 @@ pub fn admit_frame(
         _ => return Err(DropReason::InnerUnsupported),
     };
     if is_group {
-        return Ok(Admitted {
-            vni,
-            ifindex: 0,
-            eth,
-            protocol,
-            congested: false,
-            limited: false,
-            ruled: false,
-        });
+        return Ok(Admitted { vni, ifindex: 0, eth, protocol, congested: false, flags: 0, ruled: false });
     }
     let entry = lookup!(fdb, &FdbKey::new(vni, eth.dst)).ok_or(DropReason::InnerUnknownMac)?;
     if entry.ifindex == 0 {
         return Err(DropReason::InnerNotLocal);
     }
     let ruled = network.flags & FLAG_RULES != 0 && eth.src == network.gateway_mac;
-    let limited = entry.is_limited();
-    Ok(Admitted { vni, ifindex: entry.ifindex, eth, protocol, congested: false, limited, ruled })
+    let FdbEntry { ifindex, flags, .. } = *entry;
+    Ok(Admitted { vni, ifindex, eth, protocol, congested: false, flags, ruled })
 }
 
 /// Protocol of the IPv4 packet in the frame at `offset`.

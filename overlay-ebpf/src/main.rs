@@ -18,6 +18,7 @@
 mod arp;
 mod count;
 mod decap;
+mod deliver;
 mod encap;
 mod external;
 mod flood;

@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use overlay_common::{
     config::FLAG_XDP_DECAP,
+    fdb::{FLAG_HOST, FLAG_LIMITED},
     verdict::DropReason,
     wire::{headers::ip_proto, outer::OVERHEAD},
 };
@@ -40,8 +41,13 @@ fn receive(ctx: &XdpContext) -> Result<u32, Rejected> {
     let Some(Admission::Frame(frame)) = ingress::admit(bytes, bytes.len(), config)? else {
         return Ok(XDP_PASS);
     };
-    // A congestion mark goes inward by a helper that only tc has, as copies do; rules are for tc too.
-    let for_tc = frame.protocol == ip_proto::TCP || frame.congested || frame.ruled || frame.ifindex == 0;
+    // A congestion mark goes inward by a helper that only tc has, as copies do; rules are for tc too, and the
+    // way to the host itself.
+    let for_tc = frame.protocol == ip_proto::TCP
+        || frame.congested
+        || frame.ruled
+        || frame.ifindex == 0
+        || frame.flags & FLAG_HOST != 0;
     if config.flags & FLAG_XDP_DECAP == 0 || for_tc {
         return Ok(XDP_PASS);
     }
@@ -57,7 +63,7 @@ fn to_container(ctx: &XdpContext, frame: &Admitted) -> Option<u32> {
         return None;
     }
     let bytes = Bytes::of_xdp(ctx).len() as u64;
-    if frame.limited && !limit::to_container(ctx, frame.place(), bytes) {
+    if frame.flags & FLAG_LIMITED != 0 && !limit::to_container(ctx, frame.place(), bytes) {
         return Some(XDP_DROP);
     }
     count::delivered(frame.ifindex, bytes);

@@ -45,6 +45,7 @@ impl World {
         let rule = ["policy", "allow", "net", "third", "--proto", "tcp", "--from-label", "app=web"];
         cluster.hosts[0].overlay(&rule);
         cluster.hosts[0].overlay(&["endpoint", "label", "net", "a", "app=web"]);
+        cluster.hosts[0].overlay(&["endpoint", "limit", "net", "a", "--egress-rate", "1gbit"]);
         let world = Self { a, b, cluster };
         expect_agreement(&world.cluster);
         assert_eq!(world.verify(&[]).0.code, Some(0));
@@ -199,7 +200,7 @@ impl Drift {
     }
 }
 
-const HASHES: [&str; 11] = [
+const HASHES: [&str; 12] = [
     map::NETWORKS,
     map::VTEP_MEMBERS,
     map::ENDPOINTS,
@@ -208,6 +209,7 @@ const HASHES: [&str; 11] = [
     map::POLICY,
     map::RULES,
     map::RULE_BITS,
+    map::LIMITS,
     map::ROUTES,
     map::ENDPOINT_STATS,
     map::RULE_STATS,

@@ -119,6 +119,10 @@ pub async fn guard(
     mut reports: watch::Receiver<Report>,
     repairs: Arc<Repairs>,
 ) {
+    // Before the first pass nobody knows where the containers are.
+    if reports.wait_for(|report| report.ready).await.is_err() {
+        return;
+    }
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut mtu = reports.borrow().underlay.mtu;
@@ -147,5 +151,5 @@ async fn look(endpoint: &Endpoint, host_ifindex: u32) -> Result<Option<Container
 }
 
 fn namespace(endpoint: &Endpoint) -> Result<NetnsHandle, NetlinkError> {
-    Ok(netns::resolve(&NetnsRef::Path(endpoint.netns.clone().into()))?)
+    Ok(netns::resolve(&NetnsRef::of_endpoint(&endpoint.netns))?)
 }

@@ -10,7 +10,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use overlay_common::{mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Allowance, EndpointId, Labels, Limits, Name, Owner, Publication, RuleId, Timestamp};
+use crate::{
+    model::{Allowance, EndpointId, Labels, Limits, Name, Owner, Publication, RuleId, Timestamp},
+    paths,
+};
 
 /// `POST /v1/networks`; `PUT /v1/networks` creates it where it is not there, and fails if it is there and other than asked
 /// for. What is left out is chosen: see [`crate::ipam`].
@@ -112,6 +115,16 @@ pub enum NetnsRef {
     Name(String),
     /// The namespace of a process.
     Pid(u32),
+    /// The agent's own: the host itself gets an address in the network.
+    Host,
+}
+
+impl NetnsRef {
+    /// That of an endpoint, by where it was when it was attached.
+    #[must_use]
+    pub fn of_endpoint(netns: &str) -> Self {
+        if netns == paths::OWN_NETNS { Self::Host } else { Self::Path(netns.into()) }
+    }
 }
 
 /// `POST /v1/networks/{network}/endpoints`.

@@ -183,5 +183,6 @@ fn subject(request: &DetachRequest) -> String {
         DetachRequest::Netns(NetnsRef::Name(name)) => name.clone(),
         DetachRequest::Netns(NetnsRef::Path(path)) => path.display().to_string(),
         DetachRequest::Netns(NetnsRef::Pid(pid)) => format!("process {pid}"),
+        DetachRequest::Netns(NetnsRef::Host) => "this host".to_owned(),
     }
 }

@@ -11,6 +11,7 @@ mod drops;
 mod dry_run;
 mod endpoint;
 mod external;
+mod host_port;
 mod labels;
 mod manuals;
 mod map;
@@ -74,6 +75,8 @@ enum Command {
     /// Detach a container from a network; one that is not attached is no error
     #[command(visible_alias = "disconnect")]
     Detach(attach::Detach),
+    /// Give this host itself an address in a network, or take it back
+    HostPort(host_port::HostPort),
     /// Show endpoints: the attachments of containers to networks
     #[command(subcommand)]
     Endpoint(endpoint::Command),
@@ -179,6 +182,7 @@ impl Command {
             Self::Network(command) => command.run(client, out).await,
             Self::Attach(attach) => attach.run(client, out).await,
             Self::Detach(detach) => detach.run(client, out).await,
+            Self::HostPort(port) => port.run(client, out).await,
             Self::Endpoint(command) => command.run(client, out).await,
             Self::External(command) => command.run(client, out).await,
             Self::Node(command) => command.run(client, out).await,

@@ -6,8 +6,8 @@ use overlay_common::{
     abi::{capacity, map},
     addr::{Addr, MAPPED_BITS},
     config::Config,
-    endpoint::Endpoint,
-    fdb::{FdbEntry, FdbKey},
+    endpoint::{Endpoint, FLAG_HOST, FLAG_INGRESS_LIMIT},
+    fdb::{self, FdbEntry, FdbKey},
     flood::{EXTERNAL_SENDER, FloodKey, HERE, Receiver},
     flow::{Flow, FlowKey},
     gateway::{Gateway, HostAddr},
@@ -204,13 +204,14 @@ pub(crate) fn vtep_member(key: &VtepMemberKey, kind: &u32) -> Value {
 pub(crate) fn endpoint(ifindex: &u32, e: &Endpoint) -> Value {
     json!({ "ifindex": ifindex, "vni": e.vni, "ipv4": ip(e.ipv4), "mac": mac(e.mac),
         "ipv6": e.has_ipv6().then(|| addr(Addr::v6(e.ipv6))), "egress_limit": e.has_egress_limit(),
-        "ingress_limit": e.has_ingress_limit() })
+        "ingress_limit": e.flags & FLAG_INGRESS_LIMIT != 0, "host": e.flags & FLAG_HOST != 0 })
 }
 
 /// An entry of map `fdb`.
 pub(crate) fn fdb(key: &FdbKey, entry: &FdbEntry) -> Value {
     json!({ "vni": key.vni, "mac": mac(key.mac), "ifindex": entry.ifindex, "vtep": entry.vtep,
-        "vtep_addr": ip(entry.vtep_addr), "limited": entry.is_limited() })
+        "vtep_addr": ip(entry.vtep_addr), "limited": entry.flags & fdb::FLAG_LIMITED != 0,
+        "host": entry.flags & fdb::FLAG_HOST != 0 })
 }
 
 /// An entry of map `neigh`.

@@ -14,6 +14,7 @@ use overlay_common::{abi, mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
 
 use super::{ForeignId, Limits, Name, Owner, Publication, Timestamp};
+use crate::paths;
 
 /// The cluster itself. Its record is what tells a wiped store from an empty one, and one cluster's store from
 /// another's.
@@ -259,6 +260,12 @@ impl Endpoint {
     /// Its addresses of both families.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         [Some(IpAddr::V4(self.ipv4)), self.ipv6.map(IpAddr::V6)].into_iter().flatten()
+    }
+
+    /// Whether it is its node itself.
+    #[must_use]
+    pub fn is_host_port(&self) -> bool {
+        self.netns == paths::OWN_NETNS
     }
 }
 

@@ -35,8 +35,8 @@ pub struct ContainerConfig {
 pub struct ContainerIpv6 {
     /// Its address and the length of its subnet's prefix.
     pub address: Ipv6Net,
-    /// Where to send what is for no network of the container's.
-    pub default_gateway: Ipv6Addr,
+    /// Where to send what is for no network of the container's; nowhere if absent.
+    pub default_gateway: Option<Ipv6Addr>,
 }
 
 /// A route in a container.
@@ -72,7 +72,7 @@ pub async fn configure(
         start(&netlink, &link, config.mtu).await?;
         let gateways = config.default_gateway.map(IpAddr::from).into_iter();
         let mut routes = Vec::new();
-        for gateway in gateways.chain(config.ipv6.map(|ipv6| ipv6.default_gateway.into())) {
+        for gateway in gateways.chain(config.ipv6.and_then(|ipv6| ipv6.default_gateway).map(IpAddr::from)) {
             routes.extend(default_route::set(&netlink, link.ifindex, gateway, &config.replaces).await?);
         }
         Ok(routes)

@@ -376,7 +376,7 @@ pub(super) fn add_local(
         vni,
         ipv4: endpoint.ipv4.octets(),
         mac: endpoint.mac.0,
-        flags: endpoint.limits.flags(),
+        flags: endpoint.limits.flags() | if endpoint.is_host_port() { endpoint::FLAG_HOST } else { 0 },
         ipv6: endpoint.ipv6.map(|ip| ip.octets()).unwrap_or_default(),
     };
     tables.endpoints.insert(ifindex, record);
@@ -384,7 +384,7 @@ pub(super) fn add_local(
     if !endpoint.limits.is_empty() {
         tables.limits.insert(ifindex, endpoint.limits.in_bytes());
     }
-    let place = FdbEntry::local(ifindex).with_limit(record.has_ingress_limit());
+    let place = FdbEntry::local(ifindex).with_flags(record.flags_as_receiver());
     tables.fdb.insert(FdbKey::new(vni, endpoint.mac.0), place);
     tables.neigh.extend(neigh(vni, endpoint));
     tables.rule_bits.extend(basis.selectors.entries(vni, endpoint));

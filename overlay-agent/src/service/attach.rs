@@ -23,11 +23,15 @@ use crate::{
     model::{Endpoint, EndpointId, Limits, Name, Network, Owner, Publication, cluster::Versioned},
     netlink::{
         self, ContainerConfig, ContainerIpv6, ContainerLink, ContainerRoute, Link, NetlinkError, Replaces,
+        sysctl,
     },
     netns::{self, NetnsHandle},
     paths,
     store::Revision,
 };
+
+/// Whether a device takes packets that are not for this host.
+const FORWARDING: &str = "forwarding";
 
 /// Version of the CNI result format that an attach answers with.
 const CNI_VERSION: &str = "1.1.0";
@@ -50,10 +54,16 @@ pub async fn attach(context: &Context, network: &Name, request: AttachRequest) -
     let _progress = progress.ok_or_else(|| already_attached(&ns, &network.record.name, "another one"))?;
     check_not_attached(context, &network.record, &ns)?;
     check_not_owned(context, &request)?;
+    let is_host = request.netns == NetnsRef::Host;
+    if is_host {
+        check_host_routes(context, &network.record).await?;
+    }
+    let own_ifname = is_host.then(|| paths::host_port(network.record.vni));
+    let own_name = is_host.then(|| context.config.node.clone());
     let plan = Plan {
         id,
-        ifname: choose_ifname(&ns, request.ifname.as_deref()).await?,
-        name: request.name,
+        ifname: choose_ifname(&ns, request.ifname.as_deref().or(own_ifname.as_deref())).await?,
+        name: request.name.or(own_name),
         name_may_be_taken: request.name_may_be_taken,
         aliases: request.aliases,
         labels: request.labels,
@@ -114,7 +124,7 @@ impl Plan {
         let of_netns = || match &self.netns {
             NetnsRef::Name(name) => name.parse().ok(),
             NetnsRef::Path(path) => path.strip_prefix(paths::NETNS_DIR).ok()?.to_str()?.parse().ok(),
-            NetnsRef::Pid(_) => None,
+            NetnsRef::Pid(_) | NetnsRef::Host => None,
         };
         self.name.clone().or_else(of_netns).unwrap_or_else(|| self.name_of_id())
     }
@@ -150,6 +160,22 @@ fn check_not_owned(context: &Context, request: &AttachRequest) -> Result<()> {
         Some(Versioned { record: there, .. }) => Err(ServiceError::Conflict(format!(
             "{} of this container ({owner}) is attached to {} already, as {}: detach it first",
             there.ifname, there.network, there.name
+        ))),
+    }
+}
+
+/// The host would no longer reach where it reached by these routes.
+async fn check_host_routes(context: &Context, network: &Network) -> Result<()> {
+    let subnet = network.subnet;
+    let clashes = |route: &Ipv4Net| {
+        route.prefix_len() > 0 && (route.contains(&subnet.network()) || subnet.contains(&route.network()))
+    };
+    let routes = context.netlink.ipv4_routes().await?;
+    match routes.iter().map(|route| route.destination).find(clashes) {
+        None => Ok(()),
+        Some(route) => Err(ServiceError::Conflict(format!(
+            "this host has a route to {route}, which overlaps with {} ({subnet}): it cannot have an address there",
+            network.name
         ))),
     }
 }
@@ -226,13 +252,20 @@ async fn plumb(
     context.in_force(revision).await?;
     // Now its program is attached and its maps are filled: only now may the container be heard.
     context.netlink.set_up(ifindex).await?;
+    let is_host = endpoint.is_host_port();
+    if is_host {
+        // Neither may the host forward what comes from the network.
+        sysctl::set_ipv4(&endpoint.ifname, FORWARDING, false)?;
+    }
     let config = ContainerConfig {
         ifname: endpoint.ifname.clone(),
         address: with_prefix(endpoint.ipv4, network.subnet),
-        default_gateway: Some(network.gateway),
-        ipv6: with_prefix_ipv6(endpoint, network)
-            .zip(network.ipv6)
-            .map(|(address, ipv6)| ContainerIpv6 { address, default_gateway: ipv6.gateway }),
+        // The host's routes are its own.
+        default_gateway: (!is_host).then_some(network.gateway),
+        ipv6: with_prefix_ipv6(endpoint, network).zip(network.ipv6).map(|(address, ipv6)| ContainerIpv6 {
+            address,
+            default_gateway: (!is_host).then_some(ipv6.gateway),
+        }),
         replaces,
         mtu,
     };

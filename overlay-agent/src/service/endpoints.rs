@@ -118,6 +118,6 @@ pub(super) fn owned(context: &Context, owner: &Owner, ifname: Option<&str>) -> V
 }
 
 pub(super) fn is_in(endpoint: &Endpoint, ns: &NetnsHandle) -> bool {
-    let there = netns::resolve(&NetnsRef::Path(endpoint.netns.clone().into()));
+    let there = netns::resolve(&NetnsRef::of_endpoint(&endpoint.netns));
     there.is_ok_and(|there| there.identity() == ns.identity())
 }

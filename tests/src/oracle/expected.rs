@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    kernel::{BRIDGE, GATEWAY, GATEWAY_INNER, Kernel, TUNNEL},
+    kernel::{BRIDGE, GATEWAY, GATEWAY_INNER, HOST_NETNS, Kernel, TUNNEL},
     rules,
     store::{Records, number, text},
 };
@@ -138,11 +138,12 @@ impl<'a> Expected<'a> {
                 let limits = &endpoint["limits"];
                 let [sends, receives] = ["egress", "ingress"]
                     .map(|direction| u8::from(limits[format!("{direction}_bits_per_s")].is_u64()));
-                self.line(format!("fdb: {vni} {mac} veth {ifindex} flags {receives}"));
+                let is_host = u8::from(endpoint["netns"] == HOST_NETNS);
+                self.line(format!("fdb: {vni} {mac} veth {ifindex} flags {}", receives + 2 * is_host));
                 self.line(format!(
                     "endpoints: {ifindex} vni {vni} ip {ip} {} mac {mac} flags {}",
                     ipv6.unwrap_or("::"),
-                    sends + 2 * receives
+                    sends + 2 * receives + 4 * is_host
                 ));
                 self.line(format!("host_addrs: {ifindex} of {ifindex}"));
                 self.line(format!("host_owners: {ifindex}"));

@@ -58,6 +58,9 @@ fn devices(host: &Host) -> BTreeMap<String, Value> {
     all.into_iter().map(|device| (text(&device, "ifname").to_owned(), device)).collect()
 }
 
+/// As an endpoint's namespace: its node itself.
+pub(super) const HOST_NETNS: &str = "/proc/thread-self/ns/net";
+
 /// Entries of a map by field names.
 #[track_caller]
 fn entries(host: &Host, map: &str) -> Vec<(Value, Value)> {
@@ -323,7 +326,9 @@ fn offload_lines(host: &Host, records: &Records) -> Vec<String> {
     let here =
         records.of("endpoints").map(|(_, endpoint)| endpoint).filter(|e| text(e, "node") == host.label());
     let on = |endpoint: &&Value| {
-        let netns = format!("--net={}", text(endpoint, "netns"));
+        let there = text(endpoint, "netns");
+        let own = host.netns().path().display().to_string();
+        let netns = format!("--net={}", if there == HOST_NETNS { &own } else { there });
         let features = exec::run(["nsenter", &netns, "ethtool", "-k", text(endpoint, "ifname")]).stdout;
         features.contains("generic-receive-offload: on")
     };

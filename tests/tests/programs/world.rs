@@ -244,7 +244,7 @@ impl World {
         self.put(map::ENDPOINTS, MY_IFINDEX, record);
         self.put(map::LIMITS, MY_IFINDEX, limits);
         for at in [ME, LOCAL] {
-            let entry = FdbEntry::local(MY_IFINDEX).with_limit(record.has_ingress_limit());
+            let entry = FdbEntry::local(MY_IFINDEX).with_flags(record.flags_as_receiver());
             self.add_place(VNI, at, entry);
         }
     }
