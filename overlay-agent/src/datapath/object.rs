@@ -110,7 +110,7 @@ fn load_error(path: &Path, error: EbpfError) -> DatapathError {
 }
 
 /// What a copy that is only asked has for itself, beside the counters: what programs write, and where they go on.
-const OWN: [&str; 3] = [map::RESOLVER_TURNS, map::FLOOD_TURNS, map::TAIL_CALLS];
+const OWN: [&str; 4] = [map::RESOLVER_TURNS, map::FLOOD_TURNS, map::LIMIT_TURNS, map::TAIL_CALLS];
 /// Programs that are asked.
 const ASKED: [&str; 2] = [program::FROM_ENDPOINT, program::FROM_UNDERLAY];
 
