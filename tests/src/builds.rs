@@ -39,7 +39,7 @@ impl Build {
         let (agent, object) = (dir.join(AGENT), dir.join(OBJECT));
         assert!(
             agent.exists() && object.exists(),
-            "no agent with another layout in {}: `cargo xtask build --next-layout` makes it in target/next-layout/debug, \
+            "no agent with another layout in {}: `cargo xtask build --tests` makes it in target/next-layout/debug, \
              OVERLAY_NEXT_LAYOUT_DIR names it",
             dir.display()
         );

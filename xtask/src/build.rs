@@ -12,20 +12,20 @@ pub struct Options {
     #[arg(long, short)]
     release: bool,
 
-    /// Build also what tests migrate to: agent and object with the next layout of the maps
+    /// Build also what the tests run: the agent's own tests, and an agent and object with the next layout of the maps
     #[arg(long)]
-    next_layout: bool,
+    tests: bool,
 }
 
 impl Options {
     /// What the package brings.
     pub fn for_package() -> Self {
-        Self { release: true, next_layout: false }
+        Self { release: true, tests: false }
     }
 
     /// Everything that the tests run.
     pub fn for_tests() -> Self {
-        Self { release: false, next_layout: true }
+        Self { release: false, tests: true }
     }
 }
 
@@ -38,7 +38,11 @@ pub fn run(options: &Options) -> Result<()> {
     if options.release {
         cargo.arg("--release");
     }
+    if options.tests {
+        // Together: tests turn features of dependencies on, and with others cargo builds most of them once more.
+        cargo.args(["--bins", "--tests"]);
+    }
     process::run(&mut cargo)?;
     println!("build: binaries in {}", layout::shown(&layout::bin_dir(options.release)));
-    if options.next_layout { next_layout::build() } else { Ok(()) }
+    if options.tests { next_layout::build() } else { Ok(()) }
 }
