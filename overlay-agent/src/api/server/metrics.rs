@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use axum::{Router, routing::get};
 use tokio::{net::TcpListener, time::timeout};
 
-use super::{Limits, Slots, harden, routes, serve_connection};
+use super::{Limits, Slots, accept, harden, routes, serve_connection};
 use crate::service::Service;
 
 /// Listens where the settings say.
@@ -17,18 +17,14 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Answers `GET /metrics`, for as long as the agent runs.
-pub async fn serve(listener: TcpListener, service: Arc<Service>) {
+pub async fn serve(mut listener: TcpListener, service: Arc<Service>) {
     let limits = Limits { connections: CONNECTIONS, ..Limits::DEFAULT };
     let router = harden(Router::new().route("/metrics", get(routes::metrics)).with_state(service), limits);
     let slots = Slots::new(limits.connections);
     // Kept: a connection ends by its own limits.
     let (_stop, stopping) = tokio::sync::watch::channel(());
     loop {
-        let slot = slots.take().await;
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(super::ACCEPT_PAUSE).await;
-            continue;
-        };
+        let (stream, slot) = accept(&mut listener, &slots).await;
         let connection = serve_connection(stream, router.clone(), limits, stopping.clone());
         tokio::spawn(async move {
             // Whoever asks and does not read his answer is cut off.

@@ -26,6 +26,7 @@ use std::{
 
 use axum::{
     Router, extract::DefaultBodyLimit, extract::Request, middleware, middleware::Next, response::Response,
+    serve::Listener,
 };
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -48,8 +49,6 @@ use crate::service::Service;
 
 /// Root and the socket's group may connect.
 const SOCKET_MODE: u32 = 0o660;
-/// How long a failing `accept` rests: it fails when the process has no descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a client may use.
 #[derive(Clone, Copy, Debug)]
@@ -192,14 +191,14 @@ struct Server {
 
 impl Server {
     /// Serves connections; the slots that come back are those of the connections still open.
-    async fn accept_until(self, listener: UnixListener, shutdown: impl Future<Output = ()>) -> Slots {
+    async fn accept_until(self, mut listener: UnixListener, shutdown: impl Future<Output = ()>) -> Slots {
         let slots = Slots::new(self.limits.connections);
         let (_stop_when_dropped, stopping) = watch::channel(());
         let mut shutdown = pin!(shutdown);
         loop {
             let (stream, slot) = tokio::select! {
                 () = &mut shutdown => return slots,
-                accepted = accept(&listener, &slots) => accepted,
+                accepted = accept(&mut listener, &slots) => accepted,
             };
             let connection = self.connection(stream, stopping.clone());
             tokio::spawn(async move {
@@ -226,17 +225,12 @@ impl Server {
     }
 }
 
-async fn accept(listener: &UnixListener, slots: &Slots) -> (UnixStream, OwnedSemaphorePermit) {
+/// The next connection, and its slot. Where none can be accepted, as without a free descriptor, that is logged and tried
+/// again after a pause.
+async fn accept<L: Listener>(listener: &mut L, slots: &Slots) -> (L::Io, OwnedSemaphorePermit) {
     let slot = slots.take().await;
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept an API connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+    let (stream, _) = listener.accept().await;
+    (stream, slot)
 }
 
 /// One request, so that a limit on the connection's time is a limit on the answer's.
