@@ -5,7 +5,7 @@ use std::{io, net::IpAddr, path};
 use clap::Args;
 use overlay_common::mac::Mac;
 
-use super::{CliError, complete, dry_run::DryRun, labels::Labels, output::Output};
+use super::{CliError, complete, dry_run::DryRun, naming::Naming, output::Output};
 use crate::{
     api::{
         client::Client,
@@ -30,14 +30,8 @@ pub(super) struct Attach {
     network: Name,
     #[command(flatten)]
     container: Container,
-    /// Name of the endpoint [default: that of the namespace, or one made from the id]
-    #[arg(long)]
-    name: Option<Name>,
-    /// Another name, which others in the network may have too; may be given several times
-    #[arg(long = "alias", value_name = "NAME")]
-    aliases: Vec<Name>,
     #[command(flatten)]
-    labels: Labels,
+    naming: Naming,
     /// Name of the interface in the container [default: the first free of eth0, eth1 …]
     #[arg(long)]
     ifname: Option<String>,
@@ -129,17 +123,17 @@ impl Attach {
     }
 
     pub(super) fn request(self) -> Result<(Name, AttachRequest), CliError> {
-        let Self { network, container, name, aliases, labels, ifname, ips, mac, publish, .. } = self;
+        let Self { network, container, naming, ifname, ips, mac, publish, .. } = self;
+        let Naming { name, aliases, labels } = naming;
         let limits = Limits { egress_bits_per_s: self.egress_rate, ingress_bits_per_s: self.ingress_rate };
         let (ip, ipv6) = family::addresses("--ip", ips)?;
         let netns = container.netns.or(container.pid).expect("clap demands one of the group");
-        let labels = labels.into();
         let request = AttachRequest {
             netns,
             name,
             name_may_be_taken: false,
             aliases,
-            labels,
+            labels: labels.into(),
             ifname,
             ip,
             ipv6,

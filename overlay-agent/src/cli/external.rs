@@ -7,7 +7,7 @@ use overlay_common::mac::Mac;
 
 use super::{
     CliError, complete,
-    labels::Labels,
+    naming::Naming,
     output::{Output, Style, or_dash},
 };
 use crate::{
@@ -60,20 +60,14 @@ pub(super) struct Add {
     /// Its address in the network
     #[arg(long)]
     ip: Ipv4Addr,
-    /// Name of the member [default: one made from the id]
-    #[arg(long)]
-    name: Option<Name>,
-    /// Another name, which others in the network may have too; may be given several times
-    #[arg(long = "alias", value_name = "NAME")]
-    aliases: Vec<Name>,
     #[command(flatten)]
-    labels: Labels,
+    naming: Naming,
 }
 
 impl Command {
     pub(super) async fn run(self, client: &Client, out: Output) -> Result<(), CliError> {
         match self {
-            Self::Add(Add { network, vtep, mac, ip, name, aliases, labels }) => {
+            Self::Add(Add { network, vtep, mac, ip, naming: Naming { name, aliases, labels } }) => {
                 let request = AddExternal { vtep, mac, ip, name, aliases, labels: labels.into() };
                 let added = client.add_external(&network, &request).await?;
                 out.print(&added, |style| table(std::slice::from_ref(&added), style))

@@ -15,6 +15,7 @@ mod host_port;
 mod labels;
 mod manuals;
 mod map;
+mod naming;
 mod network;
 mod node;
 mod output;
