@@ -20,8 +20,8 @@ use crate::{
 const COLD_STARTS: usize = 5;
 /// Pause between two looks at all maps, and the error of each time.
 const LOOK: Duration = Duration::from_millis(1);
-/// Pause between two attaches: the last one's work is done.
-const BETWEEN: Duration = Duration::from_millis(500);
+/// Pause between two attaches: the last one's work is done, and written into journals, which lie on one disk here.
+const BETWEEN: Duration = Duration::from_millis(1500);
 /// An attach that is not seen by then is lost.
 const DEADLINE: Duration = Duration::from_secs(30);
 const MB: f64 = 1e6;
