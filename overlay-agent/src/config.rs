@@ -17,6 +17,7 @@ use std::{
 
 use clap::{Args, Command, CommandFactory as _, Parser, ValueEnum};
 use serde::Deserialize;
+use serde_with::DeserializeFromStr;
 use tracing::level_filters::LevelFilter;
 
 use crate::{
@@ -144,8 +145,7 @@ impl From<LogLevel> for LevelFilter {
 }
 
 /// A length of time, written as `15s`, `5min` or `1h 30min`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, DeserializeFromStr)]
 struct Span(Duration);
 
 impl FromStr for Span {
@@ -156,16 +156,8 @@ impl FromStr for Span {
     }
 }
 
-impl TryFrom<String> for Span {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
 /// A [`Span`] that a lease may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, DeserializeFromStr)]
 struct Lease(Duration);
 
 impl FromStr for Lease {
@@ -175,13 +167,6 @@ impl FromStr for Lease {
             Span(time) if time < MIN_LEASE => Err(format!("a lease of {text} is too short: 3s is the least")),
             Span(time) => Ok(Self(time)),
         }
-    }
-}
-
-impl TryFrom<String> for Lease {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
     }
 }
 

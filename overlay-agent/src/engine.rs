@@ -52,7 +52,7 @@ mod tests {
     fn a_container_has_the_name_that_people_gave_it_and_is_found_by_its_id() {
         let id = "4f2a0123456789abcdef".parse().unwrap();
         let texts = |(name, aliases): (Option<Name>, Vec<Name>)| {
-            name.into_iter().chain(aliases).map(String::from).collect::<Vec<_>>()
+            name.into_iter().chain(aliases).map(|name| name.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(texts(names(&id, None, Vec::new())), ["4f2a01234567"]);
         let aliases = ["www", "4f2a01234567", "web", "www"].map(|alias| alias.parse().unwrap()).to_vec();

@@ -31,7 +31,7 @@ fn command(line: &str) -> Command {
 fn attach_request(line: &str) -> (String, AttachRequest) {
     let Command::Attach(attach) = command(line) else { panic!("{line}") };
     let (network, request) = attach.request().unwrap();
-    (network.into(), request)
+    (network.to_string(), request)
 }
 
 fn detach_request(line: &str) -> DetachRequest {

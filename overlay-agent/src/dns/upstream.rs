@@ -15,14 +15,14 @@ use hickory_resolver::{
         rr::{Name, Record, RecordType},
     },
 };
+use serde_with::DeserializeFromStr;
 
 /// How long an answer is waited for, and how often a question is asked: within the five seconds that clients wait.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 
 /// A resolver's address as people write it: the port may be left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, DeserializeFromStr)]
 pub struct ServerAddress(pub SocketAddr);
 
 impl FromStr for ServerAddress {
@@ -31,14 +31,6 @@ impl FromStr for ServerAddress {
     fn from_str(text: &str) -> Result<Self, AddrParseError> {
         let with_port = |_| Ok(SocketAddr::new(text.parse::<IpAddr>()?, super::PORT));
         text.parse().or_else(with_port).map(Self)
-    }
-}
-
-impl TryFrom<String> for ServerAddress {
-    type Error = AddrParseError;
-
-    fn try_from(text: String) -> Result<Self, AddrParseError> {
-        text.parse()
     }
 }
 

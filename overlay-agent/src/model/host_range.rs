@@ -3,11 +3,10 @@
 use std::{fmt, str::FromStr};
 
 use ipnet::Ipv4Net;
-use serde::Deserialize;
+use serde_with::DeserializeFromStr;
 
 /// A range with room for containers, small enough to be a part of what a host can route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, DeserializeFromStr)]
 pub struct HostRange(Ipv4Net);
 
 /// A text that is no such range.
@@ -32,13 +31,6 @@ impl FromStr for HostRange {
         let is_range = |net: &Ipv4Net| (8..=28).contains(&net.prefix_len()) && net.addr() == net.network();
         let is_unicast = |net: &Ipv4Net| !overlay_common::gateway::is_martian(net.addr().octets());
         net.filter(is_range).filter(is_unicast).map(Self).ok_or_else(|| InvalidHostRange(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for HostRange {
-    type Error = InvalidHostRange;
-    fn try_from(text: String) -> Result<Self, InvalidHostRange> {
-        text.parse()
     }
 }
 

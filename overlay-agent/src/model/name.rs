@@ -2,11 +2,12 @@
 
 use std::{fmt, str::FromStr};
 
+use serde_with::{DeserializeFromStr, SerializeDisplay};
+
 /// A name: a letter or digit, then letters, digits, `_`, `.` and `-`; at most 63 characters.
 ///
 /// It never needs quoting: no separator of keys, paths, shells or URLs can be in it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct Name(String);
 
 /// A text that is no name.
@@ -38,23 +39,10 @@ impl Name {
     }
 }
 
-impl TryFrom<String> for Name {
-    type Error = InvalidName;
-    fn try_from(text: String) -> Result<Self, InvalidName> {
-        if Self::is_valid(&text) { Ok(Self(text)) } else { Err(InvalidName(text)) }
-    }
-}
-
 impl FromStr for Name {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        text.to_owned().try_into()
-    }
-}
-
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
-        name.0
+        if Self::is_valid(text) { Ok(Self(text.to_owned())) } else { Err(InvalidName(text.to_owned())) }
     }
 }
 
@@ -78,7 +66,7 @@ mod tests {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
         }
         for good in ["a", "0", "ov_net1", "web-1.example", &"x".repeat(63)] {
-            assert_eq!(good.parse::<Name>().map(String::from).as_deref(), Ok(good));
+            assert_eq!(good.parse::<Name>().map(|name| name.to_string()).as_deref(), Ok(good));
         }
     }
 

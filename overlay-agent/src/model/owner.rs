@@ -6,6 +6,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// Who makes endpoints for a container engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,8 +39,7 @@ impl fmt::Display for FrontEnd {
 }
 
 /// What a front end calls something: 1 to 255 printable ASCII characters, no space among them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct ForeignId(String);
 
 /// A text that no front end can call something.
@@ -57,25 +57,12 @@ impl ForeignId {
     }
 }
 
-impl TryFrom<String> for ForeignId {
-    type Error = InvalidForeignId;
-    fn try_from(text: String) -> Result<Self, InvalidForeignId> {
-        let is_valid =
-            (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        if is_valid { Ok(Self(text)) } else { Err(InvalidForeignId(text)) }
-    }
-}
-
 impl FromStr for ForeignId {
     type Err = InvalidForeignId;
     fn from_str(text: &str) -> Result<Self, InvalidForeignId> {
-        text.to_owned().try_into()
-    }
-}
-
-impl From<ForeignId> for String {
-    fn from(id: ForeignId) -> Self {
-        id.0
+        let is_valid =
+            (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        if is_valid { Ok(Self(text.to_owned())) } else { Err(InvalidForeignId(text.to_owned())) }
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use overlay_common::{abi, mac::Mac, vni::Vni};
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use super::{ForeignId, Limits, Name, Owner, Publication, Timestamp};
 use crate::paths;
@@ -147,8 +148,7 @@ pub enum NetworkState {
 }
 
 /// Identity of an attachment: 16 hexadecimal digits, random, never reused.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct EndpointId(String);
 
 /// A text that is no endpoint identity.
@@ -186,19 +186,6 @@ impl FromStr for EndpointId {
         } else {
             Err(InvalidEndpointId(text.to_owned()))
         }
-    }
-}
-
-impl TryFrom<String> for EndpointId {
-    type Error = InvalidEndpointId;
-    fn try_from(text: String) -> Result<Self, InvalidEndpointId> {
-        text.parse()
-    }
-}
-
-impl From<EndpointId> for String {
-    fn from(id: EndpointId) -> Self {
-        id.0
     }
 }
 

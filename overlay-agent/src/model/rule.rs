@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU32, str::FromStr};
 
 use overlay_common::{policy::MAX_RULES, wire::headers::ip_proto};
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// Free text on endpoints: key and value.
 pub type Labels = BTreeMap<String, String>;
@@ -159,8 +160,7 @@ impl From<Traffic> for TrafficRecord {
 }
 
 /// A port, or all from one to another: `N` or `N-M`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub struct Ports {
     first: u16,
     last: u16,
@@ -197,19 +197,6 @@ impl FromStr for Ports {
     type Err = InvalidPorts;
     fn from_str(text: &str) -> Result<Self, InvalidPorts> {
         Self::parse(text).ok_or_else(|| InvalidPorts(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for Ports {
-    type Error = InvalidPorts;
-    fn try_from(text: String) -> Result<Self, InvalidPorts> {
-        text.parse()
-    }
-}
-
-impl From<Ports> for String {
-    fn from(ports: Ports) -> Self {
-        ports.to_string()
     }
 }
 
@@ -273,8 +260,7 @@ impl From<Slot> for usize {
 }
 
 /// Identity of a rule: eight hexadecimal digits, random.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct RuleId(NonZeroU32);
 
 /// A text that is no rule's identity.
@@ -303,19 +289,6 @@ impl FromStr for RuleId {
         let is_id = text.len() == 8 && text.bytes().all(digit);
         let number = is_id.then(|| u32::from_str_radix(text, 16).ok()).flatten().and_then(NonZeroU32::new);
         number.map(Self).ok_or_else(|| InvalidRuleId(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for RuleId {
-    type Error = InvalidRuleId;
-    fn try_from(text: String) -> Result<Self, InvalidRuleId> {
-        text.parse()
-    }
-}
-
-impl From<RuleId> for String {
-    fn from(id: RuleId) -> Self {
-        id.to_string()
     }
 }
 

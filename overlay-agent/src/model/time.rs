@@ -8,12 +8,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde_with::{DeserializeFromStr, SerializeDisplay};
+
 /// Last second of the year 9999, the last that the text form can say.
 const LAST: u64 = 253_402_300_799;
 
 /// A moment, to the second, written as in RFC 3339: `2026-01-31T12:00:00Z`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, SerializeDisplay, DeserializeFromStr)]
 pub struct Timestamp(u64);
 
 /// A text that is no moment.
@@ -71,19 +72,6 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
         let time = humantime::parse_rfc3339(text).map_err(|_| InvalidTimestamp(text.to_owned()))?;
         Ok(time.into())
-    }
-}
-
-impl TryFrom<String> for Timestamp {
-    type Error = InvalidTimestamp;
-    fn try_from(text: String) -> Result<Self, InvalidTimestamp> {
-        text.parse()
-    }
-}
-
-impl From<Timestamp> for String {
-    fn from(time: Timestamp) -> Self {
-        time.to_string()
     }
 }
 
