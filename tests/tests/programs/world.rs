@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuHashMap, ProgramArray, lpm_trie::Key},
-    programs::{ProgramError, SchedClassifier, TestRunOptions, TestRunResult, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, TestRunOptions, TestRunResult},
 };
 use overlay_common::{
     abi::{map, program, tail_call},
@@ -102,28 +102,19 @@ pub struct Run {
 }
 
 impl World {
-    /// Loads the programs and fills the maps.
+    /// Loads the object and fills the maps.
     pub fn load() -> Self {
         let object = std::env::var_os("OVERLAY_BPF_OBJECT").expect("OVERLAY_BPF_OBJECT names the BPF object");
         let mut ebpf = EbpfLoader::new()
             .override_global(aya_log_level(), &0u8, true)
             .load_file(object)
             .expect("the BPF object loads");
-        let classifiers = [
-            program::FROM_ENDPOINT,
-            program::FROM_ENDPOINT6,
-            program::FROM_UNDERLAY,
-            program::FROM_TUNNEL,
-            program::FROM_HOST,
-        ];
-        for name in classifiers {
-            classifier(&mut ebpf, name).load().expect("the verifier takes the program");
-        }
-        let target = classifier(&mut ebpf, program::FROM_ENDPOINT6).fd().unwrap().try_clone().unwrap();
+        let behind: &mut SchedClassifier =
+            ebpf.program_mut(program::FROM_ENDPOINT6).unwrap().try_into().unwrap();
+        behind.load().expect("the verifier takes the program");
+        let target = behind.fd().unwrap().try_clone().unwrap();
         let mut calls: ProgramArray<_> = ebpf.map_mut(map::TAIL_CALLS).unwrap().try_into().unwrap();
         calls.set(tail_call::FROM_ENDPOINT6, &target, 0).unwrap();
-        let xdp: &mut Xdp = ebpf.program_mut(program::XDP_UNDERLAY).unwrap().try_into().unwrap();
-        xdp.load().expect("the verifier takes the XDP program");
         let mut world = Self { ebpf };
         world.fill();
         world
@@ -388,15 +379,21 @@ fn aya_log_level() -> &'static str {
     "AYA_LOG_LEVEL"
 }
 
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
-    ebpf.program_mut(name).unwrap().try_into().unwrap()
-}
-
+/// Runs a program; the first time it is loaded before, since the verifier takes longer than all else.
 fn run(ebpf: &mut Ebpf, name: &str, options: TestRunOptions<'_>) -> Result<TestRunResult, ProgramError> {
-    if name == program::XDP_UNDERLAY {
-        let xdp: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
-        xdp.test_run(options)
-    } else {
-        classifier(ebpf, name).test_run(options)
+    match ebpf.program_mut(name).unwrap() {
+        Program::SchedClassifier(program) => {
+            if program.fd().is_err() {
+                program.load()?;
+            }
+            program.test_run(options)
+        }
+        Program::Xdp(program) => {
+            if program.fd().is_err() {
+                program.load()?;
+            }
+            program.test_run(options)
+        }
+        _ => panic!("{name} is of another type"),
     }
 }
