@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
-use overlay_common::abi::capacity;
+use overlay_common::{abi::capacity, endpoint::Endpoint};
 use overlay_tests::{
     container::Container,
     host::Host,
@@ -27,9 +27,9 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 fn fill_endpoints(host: &Host) {
     let pin = host.map_pin("endpoints");
     let map = MapData::from_pin(&pin).unwrap_or_else(|e| panic!("cannot open {}: {e}", pin.display()));
-    let mut map = HashMap::<_, u32, [u8; 16]>::try_from(Map::HashMap(map)).expect("a hash of endpoints");
+    let mut map = HashMap::<_, u32, Endpoint>::try_from(Map::HashMap(map)).expect("a hash of endpoints");
     let first = 1 << 30;
-    let written = (first..).take_while(|ifindex| map.insert(ifindex, [0; 16], 0).is_ok()).count();
+    let written = (first..).take_while(|ifindex| map.insert(ifindex, Endpoint::default(), 0).is_ok()).count();
     println!("{written} entries fill the map");
     assert!((1..capacity::ENDPOINTS).contains(&written));
 }
