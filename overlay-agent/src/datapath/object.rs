@@ -4,12 +4,13 @@ use std::{
     fs::{self, File},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    thread,
 };
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::{ProgramError, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
     util::KernelVersion,
 };
 use aya_log::Level;
@@ -46,14 +47,6 @@ pub const PINNED_MAPS: [&str; 24] = [
     map::FLOWS,
 ];
 
-/// The programs for socket buffers.
-const CLASSIFIERS: [&str; 5] = [
-    program::FROM_ENDPOINT,
-    program::FROM_ENDPOINT6,
-    program::FROM_UNDERLAY,
-    program::FROM_TUNNEL,
-    program::FROM_HOST,
-];
 /// All programs.
 const PROGRAMS: [&str; 6] = [
     program::FROM_ENDPOINT,
@@ -69,8 +62,7 @@ pub(super) fn load(paths: &Paths, object: &Object, log: BpfLog) -> Result<Ebpf, 
     check_kernel()?;
     create_map_dirs(paths)?;
     let mut ebpf = load_maps(paths, object, log, PINNED_MAPS)?;
-    load_programs(&mut ebpf, paths, &CLASSIFIERS)?;
-    xdp(&mut ebpf)?.load().map_err(|e| program_error(program::XDP_UNDERLAY, &e, paths))?;
+    load_programs(&mut ebpf, paths, &PROGRAMS)?;
     set_tail_calls(&mut ebpf)?;
     for name in PROGRAMS {
         unpin(&paths.programs().join(name))?;
@@ -237,10 +229,31 @@ fn log_level(log: BpfLog) -> u8 {
     }
 }
 
+/// Loads programs side by side: the verifier takes a fifth of a second for the longest, in which names are not answered
+/// when an agent is restarted.
 fn load_programs(ebpf: &mut Ebpf, paths: &Paths, names: &[&'static str]) -> Result<(), DatapathError> {
-    names
-        .iter()
-        .try_for_each(|name| classifier(ebpf, name)?.load().map_err(|e| program_error(name, &e, paths)))
+    if let Some(missing) = names.iter().find(|name| ebpf.program(name).is_none()) {
+        return Err(DatapathError::Missing(missing));
+    }
+    let wanted = ebpf.programs_mut().filter(|(name, _)| names.contains(name));
+    thread::scope(|scope| {
+        let loading: Vec<_> = wanted
+            .map(|(name, program)| {
+                scope.spawn(move || load_program(program).map_err(|e| program_error(name, &e, paths)))
+            })
+            .collect();
+        let loaded = loading.into_iter().map(|thread| thread.join().expect("loading does not panic"));
+        // Each thread is waited for, whatever became of the others.
+        loaded.collect::<Vec<_>>().into_iter().collect()
+    })
+}
+
+fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
 }
 
 /// Puts the programs in their places that others go on in. Programs of an earlier agent that uses the same maps go on in
